@@ -1,1 +1,4 @@
-//! api
+//! What an object is: kinds, schemas, decoding, defaults, protobuf, OpenAPI, patches, validation, selectors. Pure: no IO, no clock.
+
+/// The table of resources.
+pub mod kind;
