@@ -2,3 +2,13 @@
 
 /// The table of resources.
 pub mod kind;
+/// What is wrong with one field.
+pub mod field_error;
+/// The Status object and its words.
+pub mod status;
+/// Resource quantities.
+pub mod quantity;
+/// Times and durations.
+pub mod time;
+/// Names and keys.
+pub mod name;
