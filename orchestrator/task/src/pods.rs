@@ -88,11 +88,40 @@ pub trait Pods: Send + Sync + 'static {
     /// Sends a signal to a process started by `exec`.
     async fn kill_exec(&self, id: &ContainerId, exec_id: &str, signal: i32) -> Result<(), TaskError>;
     /// New size of the terminal of the container (`exec_id` None) or of a process in it.
-    async fn resize(&self, id: &ContainerId, exec_id: Option<&str>, width: u16, height: u16) -> Result<(), TaskError>;
+    async fn resize(
+        &self,
+        id: &ContainerId,
+        exec_id: Option<&str>,
+        width: u16,
+        height: u16,
+    ) -> Result<(), TaskError>;
     /// New limits for a running container.
-    async fn update(&self, id: &ContainerId, resources: oci_spec::runtime::LinuxResources) -> Result<(), TaskError>;
+    async fn update(
+        &self,
+        id: &ContainerId,
+        resources: oci_spec::runtime::LinuxResources,
+    ) -> Result<(), TaskError>;
     /// Takes the listener that was handed over under `token` (see `fds`) for `id` and `port`.
     async fn adopt_listener(&self, id: &ContainerId, port: u16, token: &str) -> Result<(), TaskError>;
     /// Ends the shim once it holds no container.
     async fn shutdown(&self) -> Result<(), TaskError>;
+
+    /// Processes of a container, in the node's pid namespace. Runtimes without processes have none.
+    async fn pids(&self, id: &ContainerId) -> Result<Vec<u32>, TaskError> {
+        let status = self.status(std::slice::from_ref(id)).await?;
+        let status = status.first().ok_or_else(|| TaskError::NotFound(format!("container {}", id.0)))?;
+        Ok(if status.pid == 0 { Vec::new() } else { vec![status.pid] })
+    }
+    /// Ends the stdin that is held open for the container or a process in it: its reader sees the end.
+    async fn close_stdin(&self, _id: &ContainerId, _exec_id: Option<&str>) -> Result<(), TaskError> {
+        Ok(())
+    }
+    /// Stops all processes of a container until `resume`.
+    async fn pause(&self, _id: &ContainerId) -> Result<(), TaskError> {
+        Err(TaskError::Unimplemented("this runtime cannot pause".into()))
+    }
+    /// Lets a paused container go on.
+    async fn resume(&self, _id: &ContainerId) -> Result<(), TaskError> {
+        Err(TaskError::Unimplemented("this runtime cannot pause".into()))
+    }
 }

@@ -55,6 +55,24 @@ pub enum Rootfs {
     },
     /// A directory used as it is (containerd prepared it).
     Directory(PathBuf),
+    /// Mounts that make up the directory `target`, as containerd's snapshotters describe them.
+    Mounts {
+        /// Where they go, in the container's own mount namespace.
+        target: PathBuf,
+        /// One after the other.
+        mounts: Vec<RootMount>,
+    },
+}
+
+/// One mount of a root file system, in the terms of mount(8).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootMount {
+    /// File system type: `overlay`, `bind`, ...
+    pub kind: String,
+    /// Device or directory.
+    pub source: String,
+    /// `lowerdir=...`, `ro`, `rbind`, ...
+    pub options: Vec<String>,
 }
 
 /// Destination of a container's stdout and stderr.
