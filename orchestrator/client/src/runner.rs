@@ -1,0 +1,214 @@
+//! Takes keys from a queue, reconciles them side by side, retries what failed; and a supervised set of tasks.
+
+use std::error::Error;
+use std::fmt::Display;
+use std::future::Future;
+use std::hash::Hash;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tracing::{Instrument, debug, info_span, warn};
+
+use crate::error::{Chain, is_transient};
+use crate::queue::Queue;
+
+/// When a key that was reconciled without an error is looked at again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// When something that concerns it changes.
+    Done,
+    /// At the latest after this time.
+    After(Duration),
+}
+
+/// Reconciles the keys of `queue`, up to `workers` at a time, forever. Each call runs in a span `reconcile`.
+///
+/// An error or a panic of one key is logged and tried again with back-off; it stops nobody else.
+/// Dropping the future stops all calls at their next await.
+pub async fn run<K, E, F, R>(controller: &'static str, queue: Queue<K>, workers: usize, reconcile: F)
+where
+    K: Hash + Eq + Clone + Display + Send + 'static,
+    E: Error + Send + 'static,
+    F: Fn(K) -> R,
+    R: Future<Output = Result<Outcome, E>> + Send + 'static,
+{
+    let mut calls: JoinSet<()> = JoinSet::new();
+    loop {
+        while calls.len() >= workers.max(1) {
+            calls.join_next().await;
+        }
+        let key = tokio::select! {
+            key = queue.next() => key,
+            Some(_) = calls.join_next() => continue,
+        };
+        let span = info_span!("reconcile", controller, key = %key);
+        let call = reconcile(key.clone());
+        let work = Work { controller, queue: queue.clone(), key: Some(key) };
+        calls.spawn(async move { work.settle(call.await) }.instrument(span));
+    }
+}
+
+/// One call in progress. When it is dropped before it is settled (a panic, or a shutdown) its key counts as
+/// failed, so that it is not stuck for ever.
+struct Work<K: Hash + Eq + Clone + Display> {
+    controller: &'static str,
+    queue: Queue<K>,
+    key: Option<K>,
+}
+
+impl<K: Hash + Eq + Clone + Display> Work<K> {
+    fn settle<E: Error + 'static>(mut self, result: Result<Outcome, E>) {
+        let key = self.key.take().expect("a call is settled once");
+        match result {
+            Ok(Outcome::Done) => self.queue.done(&key),
+            Ok(Outcome::After(delay)) => {
+                self.queue.add_after(key.clone(), delay);
+                self.queue.done(&key);
+            }
+            Err(error) => {
+                let delay = self.queue.failed(&key);
+                if is_transient(&error) {
+                    debug!(error = %Chain(&error), ?delay, "tried again later");
+                } else {
+                    warn!(controller = self.controller, %key, error = %Chain(&error), ?delay, "reconciling failed");
+                }
+            }
+        }
+    }
+}
+
+impl<K: Hash + Eq + Clone + Display> Drop for Work<K> {
+    fn drop(&mut self) {
+        if let Some(key) = self.key.take() {
+            self.queue.failed(&key);
+            if std::thread::panicking() {
+                warn!(controller = self.controller, %key, "reconciling panicked");
+            }
+        }
+    }
+}
+
+/// One supervised set of tasks: all are stopped when it is dropped, and the end of any of them is noticed.
+#[derive(Default)]
+pub struct Tasks {
+    set: JoinSet<&'static str>,
+}
+
+impl Tasks {
+    /// An empty set.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Starts a task that is meant to run as long as the set.
+    pub fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.set.spawn(async move {
+            task.await;
+            name
+        });
+    }
+
+    /// Waits until `stop` is ready, then stops all tasks and waits for their end.
+    ///
+    /// # Errors
+    /// A task ended or panicked by itself; the others are stopped as well.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), TaskEnded> {
+        let result = tokio::select! {
+            () = stop => Ok(()),
+            Some(ended) = self.set.join_next() => Err(match ended {
+                Ok(name) => TaskEnded::Returned { name },
+                Err(source) => TaskEnded::Panicked { source },
+            }),
+        };
+        self.set.shutdown().await;
+        result
+    }
+}
+
+/// A task that should have run for ever did not.
+#[derive(Debug, thiserror::Error)]
+pub enum TaskEnded {
+    /// It returned.
+    #[error("the task {name} ended by itself")]
+    Returned {
+        /// The name it was started with.
+        name: &'static str,
+    },
+    /// It panicked.
+    #[error("a task panicked")]
+    Panicked {
+        /// The panic.
+        #[source]
+        source: tokio::task::JoinError,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("not yet")]
+    struct NotYet;
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_and_panics_are_tried_again() {
+        let queue = Queue::new();
+        queue.add("a");
+        let calls = Arc::new(AtomicUsize::new(0));
+        let (done, mut finished) = tokio::sync::mpsc::channel(1);
+        let count = Arc::clone(&calls);
+        let runner = run("test", queue.clone(), 2, move |_: &'static str| {
+            let (count, done) = (Arc::clone(&count), done.clone());
+            async move {
+                match count.fetch_add(1, Ordering::SeqCst) {
+                    0 => Err(NotYet),
+                    1 => panic!("the second call panics on purpose"),
+                    _ => {
+                        done.send(()).await.unwrap();
+                        Ok(Outcome::Done)
+                    }
+                }
+            }
+        });
+        tokio::select! {
+            () = runner => unreachable!("a runner never returns"),
+            _ = finished.recv() => {}
+        }
+        assert_eq!(calls.load(Ordering::SeqCst), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_means_again() {
+        let queue = Queue::new();
+        queue.add("a");
+        let (send, mut seen) = tokio::sync::mpsc::channel(4);
+        let runner = run("test", queue, 1, move |_: &'static str| {
+            let send = send.clone();
+            async move {
+                send.send(tokio::time::Instant::now()).await.unwrap();
+                Ok::<_, NotYet>(Outcome::After(Duration::from_secs(7)))
+            }
+        });
+        let times = async {
+            let first = seen.recv().await.unwrap();
+            seen.recv().await.unwrap() - first
+        };
+        tokio::select! {
+            () = runner => unreachable!("a runner never returns"),
+            between = times => assert_eq!(between.as_secs(), 7),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_task_is_noticed() {
+        let mut tasks = Tasks::new();
+        tasks.spawn("short", async {});
+        let ended = tasks.run(std::future::pending()).await;
+        assert!(matches!(ended, Err(TaskEnded::Returned { name: "short" })));
+    }
+}
