@@ -1,1 +1,6 @@
-//! tests
+//! What the tests share: a cluster as processes, kubectl, waiting for conditions.
+
+pub mod cluster;
+pub mod http;
+pub mod kubectl;
+pub mod wait;
