@@ -12,3 +12,11 @@ pub mod quantity;
 pub mod time;
 /// Names and keys.
 pub mod name;
+/// Label selectors.
+pub mod selector;
+/// Field selectors.
+pub mod field_selector;
+/// Metadata of objects and what the server does with it.
+pub mod meta;
+/// The table of types.
+pub mod schema;
