@@ -35,15 +35,17 @@ pub struct Options {
     pub path: PathBuf,
     /// Recent changes kept in memory, bytes of keys and values; older ones are read from the file.
     pub memory_log_bytes: usize,
+    /// Bytes written after which the write-ahead log is copied into the database file.
+    pub checkpoint_bytes: usize,
     /// A registered SQLite VFS to use instead of the system's (tests cut the power with it).
     pub vfs: Option<String>,
 }
 
 impl Options {
-    /// The defaults for a file: 16 MiB of recent changes in memory.
+    /// The defaults for a file: 16 MiB of recent changes in memory, a checkpoint every 8 MiB.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Options { path: path.into(), memory_log_bytes: 16 << 20, vfs: None }
+        Options { path: path.into(), memory_log_bytes: 16 << 20, checkpoint_bytes: 8 << 20, vfs: None }
     }
 }
 
@@ -73,6 +75,7 @@ impl SqliteStore {
         let (requests, queue) = mpsc::channel(QUEUE);
         let (checkpoints, due) = std::sync::mpsc::sync_channel(1);
         let (fail, failed) = tokio::sync::watch::channel(false);
+        let checkpoints = writer::Checkpoints::new(checkpoints, options.checkpoint_bytes);
         let writer = writer::Writer::new(connection, index.clone(), checkpoints, fail);
         let threads =
             vec![spawn("store-writer", move || writer.run(queue))?, checkpoint::spawn(&options, due)?];

@@ -14,8 +14,8 @@ use crate::store::{Entry, Event, EventKind, Expect, Revision, StoreError};
 
 /// Writes in one transaction at the most.
 const BATCH: usize = 1000;
-/// WAL bytes after which the checkpointer is woken.
-const CHECKPOINT_BYTES: usize = 8 << 20;
+/// What a row takes in the write-ahead log besides its value: mostly its share of a page.
+const ROW_BYTES: usize = 4096;
 
 const INSERT: &str = "INSERT INTO log (revision, key, value, create_revision, version, previous)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
@@ -34,9 +34,15 @@ pub(super) enum Request {
 pub(super) struct Writer {
     connection: Connection,
     index: Arc<RwLock<Index>>,
-    checkpoints: std::sync::mpsc::SyncSender<()>,
+    checkpoints: Checkpoints,
     failed: watch::Sender<bool>,
-    wal_bytes: usize,
+}
+
+/// Wakes the checkpointer whenever so much was written.
+pub(super) struct Checkpoints {
+    wake: std::sync::mpsc::SyncSender<()>,
+    every_bytes: usize,
+    written: usize,
 }
 
 /// The writes of one transaction that were found admissible, with those who wait for them.
@@ -48,16 +54,33 @@ struct Batch {
     pending: HashMap<Arc<str>, Option<Entry>>,
 }
 
+// === impl Checkpoints ===
+
+impl Checkpoints {
+    pub(super) fn new(wake: std::sync::mpsc::SyncSender<()>, every_bytes: usize) -> Self {
+        Checkpoints { wake, every_bytes, written: 0 }
+    }
+
+    fn wrote(&mut self, bytes: usize) {
+        self.written += bytes;
+        if self.written > self.every_bytes {
+            self.written = 0;
+            // Full means that a checkpoint is due already.
+            let _ = self.wake.try_send(());
+        }
+    }
+}
+
 // === impl Writer ===
 
 impl Writer {
     pub(super) fn new(
         connection: Connection,
         index: Arc<RwLock<Index>>,
-        checkpoints: std::sync::mpsc::SyncSender<()>,
+        checkpoints: Checkpoints,
         failed: watch::Sender<bool>,
     ) -> Self {
-        Writer { connection, index, checkpoints, failed, wal_bytes: 0 }
+        Writer { connection, index, checkpoints, failed }
     }
 
     /// Serves requests until every sender is gone.
@@ -131,12 +154,7 @@ impl Writer {
         for (waiting, event) in batch.waiting.into_iter().zip(&batch.events) {
             let _ = waiting.send(Ok(event.entry.clone()));
         }
-        self.wal_bytes += batch.events.iter().map(|event| event.entry.value.len() + 4096).sum::<usize>();
-        if self.wal_bytes > CHECKPOINT_BYTES {
-            self.wal_bytes = 0;
-            // Full means that a checkpoint is due already.
-            let _ = self.checkpoints.try_send(());
-        }
+        self.checkpoints.wrote(batch.events.iter().map(|event| event.entry.value.len() + ROW_BYTES).sum());
     }
 
     /// Deletes the states that were superseded, and the deletions made, in `after < revision <= until`.
