@@ -20,3 +20,5 @@ pub mod field_selector;
 pub mod meta;
 /// The table of types.
 pub mod schema;
+/// Tables as kubectl shows them.
+pub mod table;
