@@ -39,6 +39,12 @@ pub fn binary() -> PathBuf {
     path.canonicalize().expect("it exists")
 }
 
+/// Chooses the TLS provider of this process once; plain HTTP clients ask for one too.
+pub fn use_ring() {
+    // Fails only when it was chosen already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
 /// Runs the binary to its end.
 ///
 /// # Panics

@@ -2,5 +2,7 @@
 
 pub mod cluster;
 pub mod http;
+pub mod images;
 pub mod kubectl;
+pub mod registry;
 pub mod wait;
