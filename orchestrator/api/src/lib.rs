@@ -22,3 +22,9 @@ pub mod meta;
 pub mod schema;
 /// Tables as kubectl shows them.
 pub mod table;
+/// Bodies into objects.
+pub mod decode;
+/// The protobuf encoding of objects.
+pub mod protobuf;
+/// YAML as Kubernetes reads it.
+mod yaml;

@@ -4,12 +4,17 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
+use serde_json::Value;
+
 use crate::kind::{GroupVersionKind, Resource};
 
 mod descriptions;
 mod parse;
 
 pub use descriptions::Descriptions;
+
+/// The type of a schema inside a custom resource definition.
+pub(crate) const JSON_SCHEMA: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
 
 /// The shape of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -233,6 +238,21 @@ impl Field {
     /// The default as JSON text.
     pub fn default_json(&self) -> Option<&'static str> {
         self.extra.default
+    }
+
+    /// Whether Kubernetes writes the field with this value: optional fields with no text, zero, false, an empty list or map are left out.
+    pub fn leaves_out(&self, value: &Value) -> bool {
+        if self.always {
+            return false;
+        }
+        match (self.ty, value) {
+            (Type::Map(_), Value::Object(entries)) => entries.is_empty(),
+            (Type::List(_), Value::Array(items)) => items.is_empty(),
+            (Type::String | Type::Bytes, Value::String(text)) => text.is_empty(),
+            (Type::Bool, Value::Bool(value)) => !value,
+            (Type::Int32 | Type::Int64, Value::Number(number)) => number.as_i64() == Some(0),
+            _ => false,
+        }
     }
 
     /// The values that there are, where they are a closed set.
