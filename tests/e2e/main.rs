@@ -1,13 +1,33 @@
 //! End-to-end tests: the real binary, stock kubectl, real traffic. All run in a network namespace of their
 //! own that has a loopback link and no way out, one after another.
 
+mod bad_input;
 mod demo;
+mod down;
+mod kubectl;
 mod network;
+mod restart;
+mod services;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// Every test with its name; the number is the point of the issue it shows.
-const TESTS: &[(&str, fn())] = &[("demo::both_kinds_answer_behind_one_service", demo::both_kinds_answer_behind_one_service)];
+const TESTS: &[(&str, fn())] = &[
+    ("demo::both_kinds_answer_behind_one_service", demo::both_kinds_answer_behind_one_service),
+    ("kubectl::every_command", kubectl::every_command),
+    ("services::reachable_from_everywhere", services::reachable_from_everywhere),
+    ("services::rolling_updates_lose_nothing", services::rolling_updates_lose_nothing),
+    ("restart::containers_survive_every_kill", restart::containers_survive_every_kill),
+    ("restart::a_killed_wasm_host_refuses_no_connection", restart::a_killed_wasm_host_refuses_no_connection),
+    ("down::nothing_is_left", down::nothing_is_left),
+    (
+        "down::nothing_is_left_after_everything_was_killed",
+        down::nothing_is_left_after_everything_was_killed,
+    ),
+    ("down::kept_data_come_back", down::kept_data_come_back),
+    ("bad_input::bad_images_are_named_in_the_pod", bad_input::bad_images_are_named_in_the_pod),
+    ("bad_input::starting_says_what_is_wrong", bad_input::starting_says_what_is_wrong),
+];
 
 fn main() -> std::process::ExitCode {
     let mut arguments = Arguments::from_args();

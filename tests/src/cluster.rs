@@ -118,7 +118,8 @@ impl Cluster {
     #[must_use]
     pub fn run(&self, command: &str, arguments: &[&str]) -> Output {
         let data = self.data().to_str().expect("a plain path");
-        let all: Vec<_> = command.split(' ').chain(["--data-dir", data]).chain(arguments.iter().copied()).collect();
+        let all: Vec<_> =
+            command.split(' ').chain(["--data-dir", data]).chain(arguments.iter().copied()).collect();
         catamaran(&all)
     }
 

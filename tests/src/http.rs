@@ -19,6 +19,8 @@ pub struct Answer {
 pub struct Connection {
     stream: BufReader<TcpStream>,
     host: String,
+    /// Lines of the present answer that have come in.
+    lines: usize,
 }
 
 impl Connection {
@@ -31,7 +33,7 @@ impl Connection {
         let stream = TcpStream::connect_timeout(&address, limit)?;
         stream.set_read_timeout(Some(limit))?;
         stream.set_nodelay(true)?;
-        Ok(Connection { stream: BufReader::new(stream), host: address.to_string() })
+        Ok(Connection { stream: BufReader::new(stream), host: address.to_string(), lines: 0 })
     }
 
     /// Sends a GET and reads the whole answer.
@@ -40,8 +42,15 @@ impl Connection {
     /// When the connection breaks or the answer is not HTTP.
     pub fn get(&mut self, path: &str) -> std::io::Result<Answer> {
         let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.host);
+        self.lines = 0;
         self.stream.get_mut().write_all(request.as_bytes())?;
         self.read_answer()
+    }
+
+    /// Whether nothing of the last answer came in.
+    #[must_use]
+    pub fn is_untouched(&self) -> bool {
+        self.lines == 0
     }
 
     fn line(&mut self) -> std::io::Result<String> {
@@ -49,6 +58,7 @@ impl Connection {
         if self.stream.read_line(&mut line)? == 0 {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
+        self.lines += 1;
         Ok(line.trim_end().to_owned())
     }
 

@@ -101,14 +101,27 @@ fn digest(content: &[u8]) -> String {
 #[must_use]
 pub fn busybox() -> Image {
     let program = std::fs::read("/bin/busybox").expect("/bin/busybox of the package busybox-static");
-    let mut base = ["bin", "etc", "tmp", "proc", "sys", "dev"].iter().fold(Layer::default(), |l, d| l.directory(d));
+    let mut base =
+        ["bin", "etc", "tmp", "proc", "sys", "dev"].iter().fold(Layer::default(), |l, d| l.directory(d));
     base = base.file("bin/busybox", 0o755, &program).hard_link("bin/sh", "bin/busybox");
-    for name in ["ls", "cat", "echo", "sleep", "wget", "nslookup", "id", "hostname", "env", "tty", "stat", "nc", "true", "false", "ps", "head", "dd", "grep", "seq", "httpd", "mount", "touch", "date", "test", "kill", "stty"] {
+    for name in [
+        "ls", "cat", "echo", "sleep", "wget", "nslookup", "id", "hostname", "env", "tty", "stat", "nc",
+        "true", "false", "ps", "head", "dd", "grep", "seq", "httpd", "mount", "touch", "date", "test",
+        "kill", "stty",
+    ] {
         base = base.symlink(&format!("bin/{name}"), "/bin/busybox");
     }
     let users = "root:x:0:0:root:/:/bin/sh\nworker:x:1000:1000:worker:/tmp:/bin/sh\n";
-    base = base.file("etc/passwd", 0o644, users.as_bytes()).file("etc/group", 0o644, b"root:x:0:\nworker:x:1000:\n");
-    let second = Layer::default().directory("data").file("data/kept", 0o644, b"kept\n").file("data/gone", 0o644, b"gone\n");
+    base = base.file("etc/passwd", 0o644, users.as_bytes()).file(
+        "etc/group",
+        0o644,
+        b"root:x:0:\nworker:x:1000:\n",
+    );
+    let second = Layer::default().directory("data").file("data/kept", 0o644, b"kept\n").file(
+        "data/gone",
+        0o644,
+        b"gone\n",
+    );
     let third = Layer::default().whiteout("data", "gone").file("data/top", 0o644, b"from the top layer\n");
     Image {
         layers: vec![base, second, third],
@@ -154,7 +167,10 @@ pub fn push(name: &str, layers: Vec<ImageLayer>, config: Config) -> String {
         let auth = RegistryAuth::Anonymous;
         let pushed = client.push(&reference, &layers, config, &auth, Some(manifest)).await;
         pushed.unwrap_or_else(|e| panic!("push {name}: {e}"));
-        client.fetch_manifest_digest(&reference, &auth).await.unwrap_or_else(|e| panic!("digest of {name}: {e}"))
+        client
+            .fetch_manifest_digest(&reference, &auth)
+            .await
+            .unwrap_or_else(|e| panic!("digest of {name}: {e}"))
     })
 }
 

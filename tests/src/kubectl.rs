@@ -186,9 +186,13 @@ fn build() -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kubectl");
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/kubectl");
     if version(&target).is_none() {
-        let built = Command::new("go").args(["build", "-o"]).arg(&target).arg(".").current_dir(folder).status();
+        let built =
+            Command::new("go").args(["build", "-o"]).arg(&target).arg(".").current_dir(folder).status();
         let ok = built.is_ok_and(|status| status.success());
-        assert!(ok, "no kubectl of 1.30 or newer on PATH, and `go build` of tests/kubectl failed: install either");
+        assert!(
+            ok,
+            "no kubectl of 1.30 or newer on PATH, and `go build` of tests/kubectl failed: install either"
+        );
     }
     target
 }

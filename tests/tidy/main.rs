@@ -108,7 +108,8 @@ fn some_libraries_are_linked_in_one_place_only() {
 
 #[test]
 fn pure_crates_have_no_io_no_async_and_no_clock() {
-    let banned = ["tokio", "async ", "std::fs", "std::net", "SystemTime::now", "Instant::now", "Timestamp::now"];
+    let banned =
+        ["tokio", "async ", "std::fs", "std::net", "SystemTime::now", "Instant::now", "Timestamp::now"];
     let mut broken = Vec::new();
     for name in PURE {
         let mut files = Vec::new();
@@ -134,8 +135,11 @@ fn without_tests(text: &str) -> &str {
 #[test]
 fn every_file_says_what_it_is_for() {
     let files = all_sources();
-    let silent: Vec<_> =
-        files.iter().filter(|f| !std::fs::read_to_string(f).unwrap().starts_with("//!")).map(|f| show(f)).collect();
+    let silent: Vec<_> = files
+        .iter()
+        .filter(|f| !std::fs::read_to_string(f).unwrap().starts_with("//!"))
+        .map(|f| show(f))
+        .collect();
     assert!(silent.is_empty(), "no `//!` at the head of {silent:?}");
 }
 
@@ -164,7 +168,8 @@ fn unsafe_code_stands_in_the_shims_only_and_says_why() {
         let lines: Vec<_> = text.lines().collect();
         for (number, line) in lines.iter().enumerate() {
             let code = line.split("//").next().unwrap_or_default();
-            let opens = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"].iter().any(|w| code.contains(w));
+            let opens =
+                ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"].iter().any(|w| code.contains(w));
             if !opens || name.starts_with("tests/tidy") {
                 continue;
             }
@@ -182,12 +187,18 @@ fn unsafe_code_stands_in_the_shims_only_and_says_why() {
 
 #[test]
 fn no_test_is_switched_off_and_nothing_is_left_undone() {
-    let marks = ["#[ignore", concat!("TO", "DO"), concat!("FIX", "ME"), "unimplemented!(", concat!("to", "do!(")];
+    let marks =
+        ["#[ignore", concat!("TO", "DO"), concat!("FIX", "ME"), "unimplemented!(", concat!("to", "do!(")];
     let mut found = Vec::new();
     for file in all_sources().into_iter().filter(|file| !show(file).starts_with("tests/tidy")) {
         let text = std::fs::read_to_string(&file).unwrap();
         for (number, line) in text.lines().enumerate() {
-            found.extend(marks.iter().filter(|m| line.contains(**m)).map(|m| format!("{}:{}: {m}", show(&file), number + 1)));
+            found.extend(
+                marks
+                    .iter()
+                    .filter(|m| line.contains(**m))
+                    .map(|m| format!("{}:{}: {m}", show(&file), number + 1)),
+            );
         }
     }
     assert!(found.is_empty(), "{found:#?}");
@@ -214,7 +225,10 @@ fn the_way_of_a_pod_names_files_that_exist() {
     let mut count = 0;
     for path in paths {
         count += 1;
-        assert!(root().join(path).exists() || root().join("orchestrator").join(path).exists(), "{path} is named but not there");
+        assert!(
+            root().join(path).exists() || root().join("orchestrator").join(path).exists(),
+            "{path} is named but not there"
+        );
     }
     assert!(count >= 12, "the way of a pod names its files");
 }

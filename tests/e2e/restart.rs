@@ -1,0 +1,164 @@
+//! Point 12: every process of the cluster is killed with -9 at random moments; containers never notice.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use catamaran_tests::cluster::{Cluster, Demo};
+use catamaran_tests::wait::until;
+use catamaran_tests::{http, images};
+use serde_json::Value;
+
+const BUSYBOX: &str = "localhost:5000/busybox:1";
+const ROUNDS: usize = 50;
+
+/// What must not change about a running container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Container {
+    pid: String,
+    start_time: String,
+    address: String,
+    restarts: i64,
+    id: String,
+}
+
+/// Kills each process in turn, `ROUNDS` times in all.
+pub fn containers_survive_every_kill() {
+    let cluster = Cluster::up(Demo::With);
+    images::busybox().push(BUSYBOX);
+    cluster.kubectl.apply(&format!(
+        "{{apiVersion: v1, kind: Pod, metadata: {{name: counter}}, spec: {{terminationGracePeriodSeconds: 1, containers: [{{name: c, image: '{BUSYBOX}', command: [sh, -c, 'i=0; while true; do echo $i; i=$((i+1)); sleep 0.05; done']}}]}}}}"
+    ));
+    cluster.kubectl.ok(&["wait", "--for=condition=Ready", "pod/counter", "--timeout=60s"]);
+    let before = containers(&cluster);
+    assert_eq!(before.len(), 3);
+    let address = cluster.node_port("hello");
+    let parts = ["server", "agent", "supervisor", "shim-oci", "dns"];
+    let mut dice = 0x2545_f491_4f6c_dd1d_u64;
+    for round in 0..ROUNDS {
+        dice ^= dice << 13;
+        dice ^= dice >> 7;
+        dice ^= dice << 17;
+        let part = parts[round % parts.len()];
+        std::thread::sleep(Duration::from_millis(dice % 300));
+        kill(&cluster, part);
+        if part == "supervisor" {
+            cluster.start(Demo::Without, &[], &[]);
+        }
+        if part == "server" {
+            server_is_back(&cluster);
+        }
+    }
+    until("the API answers after all kills", Duration::from_secs(20), || {
+        let nodes = cluster.kubectl.run(&["get", "nodes"]);
+        if nodes.stdout.contains(" Ready") { Ok(()) } else { Err(nodes.stderr) }
+    });
+    until("the same containers", Duration::from_secs(20), || {
+        let after = containers(&cluster);
+        if after == before { Ok(()) } else { Err(format!("{after:#?}\nbefore: {before:#?}")) }
+    });
+    log_has_no_gap(&cluster);
+    until("requests are answered", Duration::from_secs(10), || http::get(address, "/").map_err(|e| e.to_string()));
+}
+
+fn server_is_back(cluster: &Cluster) {
+    until("the server is back", Duration::from_secs(20), || {
+        let ready = cluster.kubectl.run(&["get", "--raw", "/readyz"]);
+        if ready.code == 0 { Ok(()) } else { Err(ready.stderr) }
+    });
+}
+
+fn kill(cluster: &Cluster, part: &str) {
+    let data = cluster.data().to_str().unwrap();
+    let mine: Vec<_> = processes().filter(|(_, line)| {
+        let words: Vec<_> = line.split('\0').collect();
+        words.get(1) == Some(&part) && words.iter().any(|w| w.contains(data))
+    }).collect();
+    assert!(!mine.is_empty(), "{part} runs");
+    // Of the two processes of a shim, the one that does the work: the keeper's child.
+    let (pid, _) = mine.iter().max_by_key(|(pid, _)| *pid).unwrap();
+    std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
+}
+
+fn processes() -> impl Iterator<Item = (i32, String)> {
+    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
+    pids.map(|pid: i32| (pid, String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()).into_owned()))
+}
+
+/// Every running container that has a process, by pod name.
+fn containers(cluster: &Cluster) -> BTreeMap<String, Container> {
+    let list = cluster.kubectl.run(&["get", "pods", "-l", "kind!=wasm", "-o", "json"]);
+    let Ok(list) = serde_json::from_str::<Value>(&list.stdout) else { return BTreeMap::new() };
+    let mut found = BTreeMap::new();
+    for pod in list["items"].as_array().unwrap() {
+        let uid = pod["metadata"]["uid"].as_str().unwrap();
+        let in_pod = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default().contains(uid);
+        let Some(pid) = processes().map(|(pid, _)| pid).filter(in_pod).min() else { continue };
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let start_time = stat.rsplit_once(") ").and_then(|(_, r)| r.split(' ').nth(19)).unwrap_or_default();
+        let status = &pod["status"]["containerStatuses"][0];
+        let container = Container {
+            pid: pid.to_string(),
+            start_time: start_time.to_owned(),
+            address: pod["status"]["podIP"].to_string(),
+            restarts: status["restartCount"].as_i64().unwrap_or(-1),
+            id: status["containerID"].to_string(),
+        };
+        found.insert(pod["metadata"]["name"].as_str().unwrap().to_owned(), container);
+    }
+    found
+}
+
+/// The counter's log goes on counting: no line is missing, none is there twice.
+fn log_has_no_gap(cluster: &Cluster) {
+    let text = cluster.kubectl.ok(&["logs", "counter"]);
+    let numbers: Vec<u64> = text.lines().map(|line| line.parse().unwrap_or_else(|_| panic!("{line:?} in the log"))).collect();
+    assert!(numbers.len() > 100);
+    for pair in numbers.windows(2) {
+        assert_eq!(pair[1], pair[0] + 1, "the log jumps");
+    }
+}
+
+/// A killed wasm host is back within a second; meanwhile connections wait instead of being refused.
+pub fn a_killed_wasm_host_refuses_no_connection() {
+    let cluster = Cluster::up(Demo::With);
+    cluster.kubectl.ok(&["scale", "deployment/hello-container", "--replicas=0"]);
+    cluster.wait_available("hello-wasm");
+    let address = cluster.node_port("hello");
+    until("only wasm answers", Duration::from_secs(20), || {
+        let all: Vec<_> = (0..20).map(|_| http::get(address, "/").map(|a| a.body)).collect();
+        if all.iter().all(|a| a.as_ref().is_ok_and(|b| b.contains("wasm"))) { Ok(()) } else { Err(format!("{all:?}")) }
+    });
+    for _ in 0..10 {
+        let stop = Arc::new(AtomicBool::new(false));
+        let callers: Vec<_> = (0..4).map(|_| connect_until(address, stop.clone())).collect();
+        std::thread::sleep(Duration::from_millis(200));
+        let killed = Instant::now();
+        kill(&cluster, "shim-wasm");
+        until("the host is back", Duration::from_secs(5), || http::get(address, "/").map_err(|e| e.to_string()));
+        let took = killed.elapsed();
+        stop.store(true, Ordering::Release);
+        let refused: Vec<_> = callers.into_iter().flat_map(|c| c.join().unwrap()).collect();
+        assert!(refused.is_empty(), "connections were refused: {refused:?}");
+        assert!(took < Duration::from_secs(2), "back after {took:?}");
+    }
+}
+
+/// Opens connections one after another and keeps what was refused.
+fn connect_until(address: SocketAddr, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<Vec<String>> {
+    std::thread::spawn(move || {
+        let mut refused = Vec::new();
+        while !stop.load(Ordering::Acquire) {
+            if let Err(error) = http::Connection::open(address)
+                && error.kind() == std::io::ErrorKind::ConnectionRefused
+            {
+                refused.push(error.to_string());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        refused
+    })
+}
