@@ -28,7 +28,11 @@ pub fn bad_images_are_named_in_the_pod() {
     spoil_layer(&registry, &spoilt_digest);
     waits_with(&cluster, "corrupt", &format!("{address}/spoilt:1"), "digest");
     let escape = Image {
-        layers: vec![Layer::default().symlink("out", "/../../../../tmp").file("../../../../tmp/catamaran-escaped", 0o644, b"x")],
+        layers: vec![Layer::default().symlink("out", "/../../../../tmp").file(
+            "../../../../tmp/catamaran-escaped",
+            0o644,
+            b"x",
+        )],
         config: json!({ "Cmd": ["/x"] }),
     };
     escape.push(&format!("{address}/escape:1"));
@@ -42,7 +46,9 @@ pub fn bad_images_are_named_in_the_pod() {
 }
 
 fn pod(name: &str, image: &str) -> String {
-    format!("{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{containers: [{{name: c, image: '{image}', imagePullPolicy: Always}}]}}}}")
+    format!(
+        "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{containers: [{{name: c, image: '{image}', imagePullPolicy: Always}}]}}}}"
+    )
 }
 
 /// The pod does not run, and its status or events say why.
@@ -59,7 +65,10 @@ fn waits_with(cluster: &Cluster, name: &str, image: &str, reason: &str) {
 }
 
 fn runs(cluster: &Cluster, name: &str, image: &str) {
-    let manifest = pod(name, image).replace("imagePullPolicy: Always", "command: [sh, -c, 'cat /data/top; test ! -e /data/gone && cat /data/kept; sleep 600']");
+    let manifest = pod(name, image).replace(
+        "imagePullPolicy: Always",
+        "command: [sh, -c, 'cat /data/top; test ! -e /data/gone && cat /data/kept; sleep 600']",
+    );
     cluster.kubectl.apply(&manifest);
     cluster.kubectl.ok(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=60s"]);
     until("all layers are there", Duration::from_secs(10), || {

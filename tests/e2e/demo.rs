@@ -54,7 +54,10 @@ fn containers_have_namespaces_and_an_overlay_root(cluster: &Cluster) {
         let root = mounts.lines().find(|line| line.split(' ').nth(4) == Some("/")).unwrap();
         assert!(root.contains(" - overlay "), "{root}");
         let lower = root.split("lowerdir").nth(1).unwrap_or_default();
-        assert!(lower.contains(cluster.data().to_str().unwrap()), "the root is made of the image's layers: {root}");
+        assert!(
+            lower.contains(cluster.data().to_str().unwrap()),
+            "the root is made of the image's layers: {root}"
+        );
     }
 }
 
@@ -71,7 +74,9 @@ fn wasm_pods_have_no_process(cluster: &Cluster) {
 
 fn all_processes() -> impl Iterator<Item = String> {
     let entries = fs::read_dir("/proc").unwrap().flatten();
-    entries.map(|e| e.file_name().to_string_lossy().into_owned()).filter(|n| n.bytes().all(|b| b.is_ascii_digit()))
+    entries
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .filter(|n| n.bytes().all(|b| b.is_ascii_digit()))
 }
 
 fn processes_named(program: &str) -> Vec<String> {

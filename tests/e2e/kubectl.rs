@@ -35,7 +35,14 @@ fn get_in_all_forms(kubectl: &Kubectl) {
     assert_eq!(table.matches("1/1").count(), 4, "{table}");
     let wide = kubectl.ok(&["get", "pods", "-o", "wide"]);
     assert!(wide.contains("node-1") && wide.contains("10.128."), "{wide}");
-    for form in ["json", "yaml", "name", "jsonpath={.items[*].metadata.name}", "custom-columns=N:.metadata.name", "go-template={{len .items}}"] {
+    for form in [
+        "json",
+        "yaml",
+        "name",
+        "jsonpath={.items[*].metadata.name}",
+        "custom-columns=N:.metadata.name",
+        "go-template={{len .items}}",
+    ] {
         assert!(!kubectl.ok(&["get", "deployments", "-o", form]).is_empty(), "{form}");
     }
     assert_eq!(kubectl.ok(&["get", "deployments", "-o", "go-template={{len .items}}"]), "2");
@@ -45,13 +52,24 @@ fn get_in_all_forms(kubectl: &Kubectl) {
     }
     let selected = kubectl.ok(&["get", "pods", "-l", "kind in (wasm),app=hello", "-o", "name"]);
     assert_eq!(selected.lines().count(), 2);
-    let field = kubectl.ok(&["get", "pods", "--field-selector", "status.phase=Running,spec.nodeName=node-1", "-o", "name"]);
+    let field = kubectl.ok(&[
+        "get",
+        "pods",
+        "--field-selector",
+        "status.phase=Running,spec.nodeName=node-1",
+        "-o",
+        "name",
+    ]);
     assert_eq!(field.lines().count(), 4);
     let sorted = kubectl.ok(&["get", "pods", "--sort-by=.metadata.name", "-o", "name"]);
     assert!(sorted.lines().is_sorted(), "{sorted}");
     let nodes = kubectl.ok(&["get", "nodes"]);
     assert!(nodes.contains("Ready") && nodes.contains("v1.33"), "{nodes}");
-    assert!(kubectl.ok(&["get", "svc,ep,endpointslices,cm,secrets,sa,rs,ns,leases,runtimeclasses,events", "-A"]).contains("kube-root-ca.crt"));
+    assert!(
+        kubectl
+            .ok(&["get", "svc,ep,endpointslices,cm,secrets,sa,rs,ns,leases,runtimeclasses,events", "-A"])
+            .contains("kube-root-ca.crt")
+    );
 }
 
 fn get_and_watch(kubectl: &Kubectl) {
@@ -79,8 +97,20 @@ fn create_and_delete(kubectl: &Kubectl) {
     kubectl.ok(&["-n", "team", "label", "configmap", "c", "tier=low"]);
     kubectl.ok(&["-n", "team", "annotate", "configmap", "c", "note=yes"]);
     kubectl.ok(&["-n", "team", "patch", "configmap", "c", "--type=merge", "-p", r#"{"data":{"key":"new"}}"#]);
-    kubectl.ok(&["-n", "team", "patch", "configmap", "c", "--type=json", "-p", r#"[{"op":"add","path":"/data/more","value":"1"}]"#]);
-    assert_eq!(kubectl.value(&["-n", "team", "configmap", "c"], "{.data.key}{.data.more}{.metadata.labels.tier}"), "new1low");
+    kubectl.ok(&[
+        "-n",
+        "team",
+        "patch",
+        "configmap",
+        "c",
+        "--type=json",
+        "-p",
+        r#"[{"op":"add","path":"/data/more","value":"1"}]"#,
+    ]);
+    assert_eq!(
+        kubectl.value(&["-n", "team", "configmap", "c"], "{.data.key}{.data.more}{.metadata.labels.tier}"),
+        "new1low"
+    );
     kubectl.ok(&["-n", "team", "create", "deployment", "web", &format!("--image={WASM}"), "--port=8080"]);
     kubectl.ok(&["-n", "team", "wait", "--for=condition=Available", "deployment/web", "--timeout=60s"]);
     kubectl.ok(&["delete", "namespace", "team", "--timeout=60s"]);
@@ -145,7 +175,20 @@ fn expose_and_run(cluster: &Cluster) {
     });
     kubectl.ok(&["delete", "service", "single"]);
     kubectl.ok(&["delete", "pod", "single"]);
-    let said = kubectl.ok(&["run", "talk", &format!("--image={BUSYBOX}"), "--restart=Never", "--attach", "--rm", "--quiet", "--pod-running-timeout=60s", "--", "sh", "-c", "sleep 1; echo said"]);
+    let said = kubectl.ok(&[
+        "run",
+        "talk",
+        &format!("--image={BUSYBOX}"),
+        "--restart=Never",
+        "--attach",
+        "--rm",
+        "--quiet",
+        "--pod-running-timeout=60s",
+        "--",
+        "sh",
+        "-c",
+        "sleep 1; echo said",
+    ]);
     assert!(said.contains("said"), "{said}");
 }
 
@@ -176,7 +219,8 @@ fn logs_follow(kubectl: &Kubectl) {
     kubectl.ok(&["wait", "--for=condition=Ready", "pod/ticker", "--timeout=60s"]);
     let mut follow = kubectl.spawn(&["logs", "-f", "ticker"]);
     let start = Instant::now();
-    let lines: Vec<_> = BufReader::new(follow.stdout.take().unwrap()).lines().map_while(Result::ok).take(20).collect();
+    let lines: Vec<_> =
+        BufReader::new(follow.stdout.take().unwrap()).lines().map_while(Result::ok).take(20).collect();
     follow.kill().unwrap();
     follow.wait().unwrap();
     let expected: Vec<_> = (0..20).map(|n| format!("line {n}")).collect();
@@ -202,7 +246,11 @@ fn exec_with_and_without_terminal(kubectl: &Kubectl) {
     assert!(failed.stderr.contains("err"));
     let mut terminal = std::process::Command::new("script");
     let program = kubectl.command(&["exec", "-it", "shell", "--", "sh", "-c", "tty; stty size; exit 3"]);
-    let words: Vec<_> = [program.get_program()].into_iter().chain(program.get_args()).map(|w| format!("'{}'", w.to_string_lossy())).collect();
+    let words: Vec<_> = [program.get_program()]
+        .into_iter()
+        .chain(program.get_args())
+        .map(|w| format!("'{}'", w.to_string_lossy()))
+        .collect();
     terminal.args(["-qec", &words.join(" "), "/dev/null"]);
     for (name, value) in program.get_envs() {
         if let Some(value) = value {

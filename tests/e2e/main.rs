@@ -20,10 +20,7 @@ const TESTS: &[(&str, fn())] = &[
     ("restart::containers_survive_every_kill", restart::containers_survive_every_kill),
     ("restart::a_killed_wasm_host_refuses_no_connection", restart::a_killed_wasm_host_refuses_no_connection),
     ("down::nothing_is_left", down::nothing_is_left),
-    (
-        "down::nothing_is_left_after_everything_was_killed",
-        down::nothing_is_left_after_everything_was_killed,
-    ),
+    ("down::nothing_is_left_after_everything_was_killed", down::nothing_is_left_after_everything_was_killed),
     ("down::kept_data_come_back", down::kept_data_come_back),
     ("bad_input::bad_images_are_named_in_the_pod", bad_input::bad_images_are_named_in_the_pod),
     ("bad_input::starting_says_what_is_wrong", bad_input::starting_says_what_is_wrong),

@@ -61,7 +61,9 @@ pub fn containers_survive_every_kill() {
         if after == before { Ok(()) } else { Err(format!("{after:#?}\nbefore: {before:#?}")) }
     });
     log_has_no_gap(&cluster);
-    until("requests are answered", Duration::from_secs(10), || http::get(address, "/").map_err(|e| e.to_string()));
+    until("requests are answered", Duration::from_secs(10), || {
+        http::get(address, "/").map_err(|e| e.to_string())
+    });
 }
 
 fn server_is_back(cluster: &Cluster) {
@@ -73,10 +75,12 @@ fn server_is_back(cluster: &Cluster) {
 
 fn kill(cluster: &Cluster, part: &str) {
     let data = cluster.data().to_str().unwrap();
-    let mine: Vec<_> = processes().filter(|(_, line)| {
-        let words: Vec<_> = line.split('\0').collect();
-        words.get(1) == Some(&part) && words.iter().any(|w| w.contains(data))
-    }).collect();
+    let mine: Vec<_> = processes()
+        .filter(|(_, line)| {
+            let words: Vec<_> = line.split('\0').collect();
+            words.get(1) == Some(&part) && words.iter().any(|w| w.contains(data))
+        })
+        .collect();
     assert!(!mine.is_empty(), "{part} runs");
     // Of the two processes of a shim, the one that does the work: the keeper's child.
     let (pid, _) = mine.iter().max_by_key(|(pid, _)| *pid).unwrap();
@@ -85,7 +89,13 @@ fn kill(cluster: &Cluster, part: &str) {
 
 fn processes() -> impl Iterator<Item = (i32, String)> {
     let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
-    pids.map(|pid: i32| (pid, String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()).into_owned()))
+    pids.map(|pid: i32| {
+        (
+            pid,
+            String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default())
+                .into_owned(),
+        )
+    })
 }
 
 /// Every running container that has a process, by pod name.
@@ -95,7 +105,8 @@ fn containers(cluster: &Cluster) -> BTreeMap<String, Container> {
     let mut found = BTreeMap::new();
     for pod in list["items"].as_array().unwrap() {
         let uid = pod["metadata"]["uid"].as_str().unwrap();
-        let in_pod = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default().contains(uid);
+        let in_pod =
+            |pid: &i32| fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default().contains(uid);
         let Some(pid) = processes().map(|(pid, _)| pid).filter(in_pod).min() else { continue };
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         let start_time = stat.rsplit_once(") ").and_then(|(_, r)| r.split(' ').nth(19)).unwrap_or_default();
@@ -115,7 +126,8 @@ fn containers(cluster: &Cluster) -> BTreeMap<String, Container> {
 /// The counter's log goes on counting: no line is missing, none is there twice.
 fn log_has_no_gap(cluster: &Cluster) {
     let text = cluster.kubectl.ok(&["logs", "counter"]);
-    let numbers: Vec<u64> = text.lines().map(|line| line.parse().unwrap_or_else(|_| panic!("{line:?} in the log"))).collect();
+    let numbers: Vec<u64> =
+        text.lines().map(|line| line.parse().unwrap_or_else(|_| panic!("{line:?} in the log"))).collect();
     assert!(numbers.len() > 100);
     for pair in numbers.windows(2) {
         assert_eq!(pair[1], pair[0] + 1, "the log jumps");
@@ -130,7 +142,11 @@ pub fn a_killed_wasm_host_refuses_no_connection() {
     let address = cluster.node_port("hello");
     until("only wasm answers", Duration::from_secs(20), || {
         let all: Vec<_> = (0..20).map(|_| http::get(address, "/").map(|a| a.body)).collect();
-        if all.iter().all(|a| a.as_ref().is_ok_and(|b| b.contains("wasm"))) { Ok(()) } else { Err(format!("{all:?}")) }
+        if all.iter().all(|a| a.as_ref().is_ok_and(|b| b.contains("wasm"))) {
+            Ok(())
+        } else {
+            Err(format!("{all:?}"))
+        }
     });
     for _ in 0..10 {
         let stop = Arc::new(AtomicBool::new(false));
@@ -138,7 +154,9 @@ pub fn a_killed_wasm_host_refuses_no_connection() {
         std::thread::sleep(Duration::from_millis(200));
         let killed = Instant::now();
         kill(&cluster, "shim-wasm");
-        until("the host is back", Duration::from_secs(5), || http::get(address, "/").map_err(|e| e.to_string()));
+        until("the host is back", Duration::from_secs(5), || {
+            http::get(address, "/").map_err(|e| e.to_string())
+        });
         let took = killed.elapsed();
         stop.store(true, Ordering::Release);
         let refused: Vec<_> = callers.into_iter().flat_map(|c| c.join().unwrap()).collect();

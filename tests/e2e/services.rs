@@ -19,9 +19,13 @@ pub fn reachable_from_everywhere() {
     let kubectl = &cluster.kubectl;
     let vip = kubectl.value(&["service", "hello"], "{.spec.clusterIP}");
     let vip: SocketAddr = format!("{vip}:80").parse().unwrap();
-    both_kinds("the ClusterIP from the host", || http::get(vip, "/").map(|a| a.body).map_err(|e| e.to_string()));
+    both_kinds("the ClusterIP from the host", || {
+        http::get(vip, "/").map(|a| a.body).map_err(|e| e.to_string())
+    });
     let port = cluster.node_port("hello");
-    both_kinds("the NodePort from the host", || http::get(port, "/").map(|a| a.body).map_err(|e| e.to_string()));
+    both_kinds("the NodePort from the host", || {
+        http::get(port, "/").map(|a| a.body).map_err(|e| e.to_string())
+    });
     kubectl.apply(&format!(
         "{{apiVersion: v1, kind: Pod, metadata: {{name: shell}}, spec: {{containers: [{{name: c, image: '{BUSYBOX}', command: [sleep, '600']}}]}}}}"
     ));
@@ -56,7 +60,8 @@ fn wasm_calls_a_service(cluster: &Cluster) {
     let address = cluster.kubectl.value(&["pod", "caller"], "{.status.podIP}");
     let address: SocketAddr = format!("{address}:8080").parse().unwrap();
     both_kinds("the name from wasm", || {
-        let answer = http::get(address, "/?url=http://hello.default.svc.cluster.local/").map_err(|e| e.to_string())?;
+        let answer = http::get(address, "/fetch?url=http://hello.default.svc.cluster.local/")
+            .map_err(|e| e.to_string())?;
         if answer.status == 200 { Ok(answer.body) } else { Err(format!("{} {}", answer.status, answer.body)) }
     });
 }
@@ -68,7 +73,8 @@ fn only_ready_endpoints_get_traffic(cluster: &Cluster) {
     kubectl.ok(&["patch", "deployment", "hello-container", "-p", never]);
     kubectl.ok(&["scale", "deployment/hello-container", "--replicas=1"]);
     until("the unready pod runs", Duration::from_secs(30), || {
-        let phases = kubectl.ok(&["get", "pods", "-l", "kind=container", "-o", "jsonpath={.items[*].status.phase}"]);
+        let phases =
+            kubectl.ok(&["get", "pods", "-l", "kind=container", "-o", "jsonpath={.items[*].status.phase}"]);
         if phases == "Running" { Ok(()) } else { Err(phases) }
     });
     let address = cluster.node_port("hello");
