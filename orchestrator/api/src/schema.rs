@@ -91,6 +91,11 @@ impl Type {
         self.item().and_then(Type::as_struct)
     }
 
+    /// A number or boolean: no text and no message in protobuf.
+    pub const fn is_number(self) -> bool {
+        matches!(self, Type::Bool | Type::Int32 | Type::Int64 | Type::Double)
+    }
+
     /// A number, text or boolean.
     pub const fn is_scalar(self) -> bool {
         !matches!(

@@ -72,6 +72,8 @@ fn one(name: &'static str, ty: Type, tag: u8, value: &Value, out: &mut Vec<u8>) 
     let wrong = |wanted| ProtobufError::Value { field: name, wanted };
     let text = || value.as_str().ok_or_else(|| wrong("text"));
     match ty {
+        // Null stays where it is an element: no time, no embedded object.
+        _ if value.is_null() && !ty.is_number() => put_bytes(out, tag, b""),
         Type::String => put_bytes(out, tag, text()?.as_bytes()),
         Type::Bytes => put_bytes(out, tag, &STANDARD.decode(text()?).map_err(|_| wrong("base64 text"))?),
         Type::Bool => put_integer(out, tag, i64::from(value.as_bool().ok_or_else(|| wrong("boolean"))?)),
