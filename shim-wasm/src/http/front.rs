@@ -1,0 +1,142 @@
+//! The sockets of an HTTP container: accept, serve HTTP/1.1 and HTTP/2 without TLS, drain.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+use super::HttpPod;
+
+/// Connections of a container at a time; more wait in the kernel's queue.
+const CONNECTIONS: usize = 4096;
+/// A connection without a request is closed after this.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// While draining: no new connection for this long means that callers know.
+const QUIET: Duration = Duration::from_millis(100);
+/// While draining: the longest that new connections are waited for.
+const LINGER: Duration = Duration::from_secs(2);
+/// While draining: how long an idle connection may bring one more request. Closing it at once would
+/// lose a request that is on its way.
+const LAST_REQUEST: Duration = Duration::from_secs(2);
+/// Size of a request's head.
+const MAX_HEAD: usize = 64 << 10;
+/// Headers of a request.
+const MAX_HEADERS: usize = 128;
+/// Requests at a time on one HTTP/2 connection.
+const MAX_STREAMS: u32 = 100;
+
+/// Serves `listeners` until the pod drains or is killed; returns when the last connection has ended.
+pub(crate) async fn serve(pod: Arc<HttpPod>, listeners: Vec<TcpListener>) {
+    let connections = TaskTracker::new();
+    let limit = Arc::new(Semaphore::new(CONNECTIONS));
+    let accepting = listeners.iter().map(|listener| accept(&pod, listener, &connections, &limit));
+    let accepting = futures::future::join_all(accepting);
+    tokio::select! {
+        _ = accepting => {}
+        () = pod.killed.cancelled() => {}
+    }
+    for listener in listeners {
+        // Others may hold copies: without this a caller would wait for them.
+        if let Err(e) = rustix::net::shutdown(&listener, rustix::net::Shutdown::Both) {
+            tracing::debug!(error = %e, "shut a listener down");
+        }
+    }
+    connections.close();
+    connections.wait().await;
+}
+
+async fn accept(
+    pod: &Arc<HttpPod>,
+    listener: &TcpListener,
+    connections: &TaskTracker,
+    limit: &Arc<Semaphore>,
+) {
+    loop {
+        let Ok(permit) = Arc::clone(limit).acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = pod.draining.cancelled() => break,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let pod = Arc::clone(pod);
+                connections.spawn(async move {
+                    connection(pod, stream).await;
+                    drop(permit);
+                });
+            }
+            Err(e) => backoff(&e).await,
+        }
+    }
+    let end = tokio::time::Instant::now() + LINGER;
+    while let Ok(Ok((stream, _))) =
+        tokio::time::timeout_at(end.min(tokio::time::Instant::now() + QUIET), listener.accept()).await
+    {
+        connections.spawn(connection(Arc::clone(pod), stream));
+    }
+}
+
+/// A connection that ended before it was accepted is nothing; lack of descriptors takes a while.
+async fn backoff(error: &io::Error) {
+    if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+        tracing::warn!(error = %error, "accept a connection");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn connection(pod: Arc<HttpPod>, stream: TcpStream) {
+    if let Err(e) = stream.set_nodelay(true) {
+        tracing::debug!(error = %e, "set TCP_NODELAY");
+    }
+    let multiplexed = Arc::new(AtomicBool::new(false));
+    let (inside, version) = (Arc::clone(&pod), Arc::clone(&multiplexed));
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        if request.version() == http::Version::HTTP_2 {
+            version.store(true, Ordering::Relaxed);
+        }
+        Arc::clone(&inside).answer(request)
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(KEEP_ALIVE)
+        .max_buf_size(MAX_HEAD)
+        .max_headers(MAX_HEADERS)
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX));
+    let served = builder.serve_connection(TokioIo::new(stream), service);
+    let mut served = std::pin::pin!(served);
+    let ended = tokio::select! {
+        ended = served.as_mut() => ended,
+        () = pod.killed.cancelled() => return,
+        () = farewell(&pod, &multiplexed) => {
+            served.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = served.as_mut() => ended,
+                () = pod.killed.cancelled() => return,
+            }
+        }
+    };
+    if let Err(e) = ended {
+        tracing::debug!(error = %e, "connection");
+    }
+}
+
+/// Ends when the connection should take no further request. HTTP/2 can say so without losing one.
+async fn farewell(pod: &HttpPod, multiplexed: &AtomicBool) {
+    pod.draining.cancelled().await;
+    if !multiplexed.load(Ordering::Relaxed) {
+        tokio::time::sleep(LAST_REQUEST).await;
+    }
+}
