@@ -1,0 +1,174 @@
+//! Stored bytes: `apiVersion`, `kind` and `metadata` come first, so that a resourceVersion is spliced in and a
+//! list item made without decoding. Stored objects carry no resourceVersion; the store's revision is it.
+
+use std::collections::BTreeMap;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::Deserialize;
+use serde_json::Value;
+
+use catamaran_store::Revision;
+
+const METADATA: &[u8] = b"\"metadata\":{";
+const HEAD: [&str; 3] = ["apiVersion", "kind", "metadata"];
+
+/// The stored form of an object; `metadata.resourceVersion` is left out.
+pub(crate) fn encode(object: &Value) -> Bytes {
+    let mut out = Vec::with_capacity(1024);
+    out.push(b'{');
+    if let Value::Object(fields) = object {
+        for name in HEAD {
+            if let Some(value) = fields.get(name) {
+                field(&mut out, name, value, name == "metadata");
+            }
+        }
+        for (name, value) in fields.iter().filter(|(name, _)| !HEAD.contains(&name.as_str())) {
+            field(&mut out, name, value, false);
+        }
+    }
+    out.push(b'}');
+    Bytes::from(out)
+}
+
+fn field(out: &mut Vec<u8>, name: &str, value: &Value, is_metadata: bool) {
+    if out.last() != Some(&b'{') {
+        out.push(b',');
+    }
+    write_json(out, &name);
+    out.push(b':');
+    match value {
+        Value::Object(fields) if is_metadata => {
+            out.push(b'{');
+            for (name, value) in fields.iter().filter(|(name, _)| *name != "resourceVersion") {
+                field(out, name, value, false);
+            }
+            out.push(b'}');
+        }
+        value => write_json(out, value),
+    }
+}
+
+fn write_json(out: &mut Vec<u8>, value: &impl serde::Serialize) {
+    serde_json::to_writer(out, value).expect("JSON values with string keys go into memory");
+}
+
+/// Where the fields of `metadata` begin. Only `apiVersion` and `kind`, plain words, stand before it.
+fn metadata_at(stored: &[u8]) -> Option<usize> {
+    stored.windows(METADATA.len()).position(|window| window == METADATA)
+}
+
+/// Appends the object with its resourceVersion.
+pub(crate) fn splice_into(out: &mut impl BufMut, stored: &[u8], revision: Revision) {
+    append(out, stored, 0, revision);
+}
+
+/// Appends the object as an item of a list: without `apiVersion` and `kind`.
+pub(crate) fn splice_item_into(out: &mut impl BufMut, stored: &[u8], revision: Revision) {
+    let Some(at) = metadata_at(stored) else { return out.put_slice(stored) };
+    out.put_u8(b'{');
+    append(out, stored, at, revision);
+}
+
+fn append(out: &mut impl BufMut, stored: &[u8], from: usize, revision: Revision) {
+    let Some(at) = metadata_at(stored) else { return out.put_slice(stored) };
+    let inside = at + METADATA.len();
+    out.put_slice(&stored[from..inside]);
+    out.put_slice(b"\"resourceVersion\":\"");
+    out.put_slice(revision.to_string().as_bytes());
+    out.put_u8(b'"');
+    if stored.get(inside) != Some(&b'}') {
+        out.put_u8(b',');
+    }
+    out.put_slice(&stored[inside..]);
+}
+
+/// The object with its resourceVersion.
+pub(crate) fn splice(stored: &[u8], revision: Revision) -> Bytes {
+    let mut out = BytesMut::with_capacity(stored.len() + 48);
+    splice_into(&mut out, stored, revision);
+    out.freeze()
+}
+
+/// The object as a value, with its resourceVersion.
+///
+/// # Errors
+/// When the store holds something that is no JSON object.
+pub(crate) fn decode(stored: &[u8], revision: Revision) -> Result<Value, serde_json::Error> {
+    let mut object: Value = serde_json::from_slice(stored)?;
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.insert("resourceVersion".to_owned(), Value::String(revision.to_string()));
+    }
+    Ok(object)
+}
+
+#[derive(Deserialize)]
+struct OnlyMetadata {
+    metadata: OnlyUid,
+}
+
+#[derive(Deserialize)]
+struct OnlyUid {
+    #[serde(default)]
+    uid: Option<String>,
+}
+
+/// The labels in stored bytes, without building the rest.
+pub(crate) fn labels(stored: &[u8]) -> BTreeMap<String, String> {
+    serde_json::from_slice::<LabelsOnly>(stored).map(|object| object.metadata.labels).unwrap_or_default()
+}
+
+#[derive(Deserialize)]
+struct LabelsOnly {
+    metadata: Labels,
+}
+
+#[derive(Deserialize)]
+struct Labels {
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+}
+
+/// The uid in stored bytes, without building the rest.
+pub(crate) fn uid(stored: &[u8]) -> Option<String> {
+    serde_json::from_slice::<OnlyMetadata>(stored).ok()?.metadata.uid
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn text(bytes: &[u8]) -> &str {
+        std::str::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn metadata_is_found_in_spite_of_data_that_looks_like_it() {
+        let object = json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "data": {"metadata": "{\"metadata\":{\"x\":1}}"},
+            "metadata": {"name": "a", "resourceVersion": "3"},
+        });
+        let stored = encode(&object);
+        assert!(text(&stored).starts_with(r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"},"data""#));
+        let served = splice(&stored, 7);
+        assert_eq!(decode(&stored, 7).unwrap(), serde_json::from_slice::<Value>(&served).unwrap());
+        assert_eq!(decode(&stored, 7).unwrap()["metadata"]["resourceVersion"], "7");
+        let mut item = Vec::new();
+        splice_item_into(&mut item, &stored, 7);
+        assert!(text(&item).starts_with(r#"{"metadata":{"resourceVersion":"7","name":"a"},"#), "{}", text(&item));
+    }
+
+    #[test]
+    fn empty_metadata() {
+        let stored = encode(&json!({"kind": "X", "metadata": {}}));
+        assert_eq!(text(&splice(&stored, 1)), r#"{"kind":"X","metadata":{"resourceVersion":"1"}}"#);
+    }
+
+    #[test]
+    fn uid_without_the_rest() {
+        assert_eq!(uid(br#"{"kind":"Pod","metadata":{"uid":"u"},"spec":{}}"#).as_deref(), Some("u"));
+        assert_eq!(uid(b"nonsense"), None);
+    }
+}

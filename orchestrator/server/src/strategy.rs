@@ -1,0 +1,210 @@
+//! What differs from kind to kind when objects are written: which part a path writes, first states, and when an
+//! object that is being deleted is gone. Pure.
+
+use serde_json::{Value, json};
+
+use catamaran_api::kind::Resource;
+use catamaran_api::meta;
+
+/// The part of an object that a request writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Everything but status.
+    Main,
+    /// Only status.
+    Status,
+    /// `spec.finalizers` of a namespace.
+    Finalize,
+    /// Replicas, by the scale subresource.
+    Scale,
+    /// `spec.nodeName` of a pod.
+    Binding,
+    /// Ephemeral containers of a pod.
+    EphemeralContainers,
+    /// Resources of a pod's containers.
+    Resize,
+    /// Conditions of a certificate request.
+    Approval,
+}
+
+impl Part {
+    /// The subresource's name for validation; none for the object itself.
+    pub(crate) fn name(self) -> Option<&'static str> {
+        match self {
+            Part::Main | Part::Scale => None,
+            Part::Status => Some("status"),
+            Part::Finalize => Some("finalize"),
+            Part::Binding => Some("binding"),
+            Part::EphemeralContainers => Some("ephemeralcontainers"),
+            Part::Resize => Some("resize"),
+            Part::Approval => Some("approval"),
+        }
+    }
+}
+
+/// First states that the server decides.
+pub(crate) fn prepare_create(resource: &Resource, object: &mut Value) {
+    match (resource.group, resource.plural) {
+        ("", "namespaces") => {
+            object["status"] = json!({"phase": "Active"});
+            object["spec"] = json!({"finalizers": ["kubernetes"]});
+            let name = meta::name(object).to_owned();
+            meta::set_label(object, "kubernetes.io/metadata.name", &name);
+        }
+        ("", "pods") => {
+            let class = qos_class(object);
+            object["status"] = json!({"phase": "Pending", "qosClass": class});
+        }
+        ("", "persistentvolumeclaims" | "persistentvolumes") => object["status"] = json!({"phase": "Pending"}),
+        ("", "services") => object["status"] = json!({"loadBalancer": {}}),
+        _ => {}
+    }
+}
+
+/// Restores what the written part does not reach.
+pub(crate) fn prepare_update(resource: &Resource, part: Part, new: &mut Value, old: &Value) {
+    match part {
+        Part::Main | Part::Scale => {
+            let finalizers = (resource.plural == "namespaces").then(|| old["spec"]["finalizers"].clone());
+            if let Some(finalizers) = finalizers.filter(|finalizers| !finalizers.is_null()) {
+                new["spec"]["finalizers"] = finalizers;
+            }
+            meta::prepare_update(resource, new, old);
+        }
+        Part::Status | Part::Approval => meta::prepare_status_update(resource, new, old),
+        Part::Finalize => {
+            meta::prepare_update(resource, new, old);
+        }
+        Part::Binding => meta::prepare_update(resource, new, old),
+        Part::EphemeralContainers => {
+            let wanted = new["spec"]["ephemeralContainers"].take();
+            *new = old.clone();
+            if !wanted.is_null() {
+                new["spec"]["ephemeralContainers"] = wanted;
+            }
+            meta::prepare_update(resource, new, old);
+        }
+        Part::Resize => {
+            let wanted = new["spec"]["containers"].take();
+            *new = old.clone();
+            resize(new, &wanted);
+            meta::prepare_update(resource, new, old);
+        }
+    }
+}
+
+fn resize(pod: &mut Value, wanted: &Value) {
+    let Some(containers) = pod["spec"]["containers"].as_array_mut() else { return };
+    for container in containers {
+        let same = |other: &&Value| other["name"] == container["name"];
+        let Some(other) = wanted.as_array().into_iter().flatten().find(same) else { continue };
+        for field in ["resources", "resizePolicy"] {
+            if !other[field].is_null() {
+                container[field] = other[field].clone();
+            }
+        }
+    }
+}
+
+/// Whether an object that is being deleted has nothing left to wait for.
+pub(crate) fn is_gone(resource: &Resource, object: &Value) -> bool {
+    let waits = match (resource.group, resource.plural) {
+        ("", "namespaces") => object["spec"]["finalizers"].as_array().is_some_and(|list| !list.is_empty()),
+        ("", "pods") => meta::deletion_grace_period(object).is_some_and(|grace| grace > 0),
+        _ => false,
+    };
+    meta::is_being_deleted(object) && meta::finalizers(object).next().is_none() && !waits
+}
+
+/// Seconds that a deletion lets pass: only pods that run somewhere get any.
+pub(crate) fn grace_seconds(resource: &Resource, object: &Value, wanted: Option<i64>) -> i64 {
+    if (resource.group, resource.plural) != ("", "pods") {
+        return 0;
+    }
+    let unscheduled = object["spec"]["nodeName"].as_str().is_none_or(str::is_empty);
+    let ended = matches!(object["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
+    if unscheduled || ended {
+        return 0;
+    }
+    let own = object["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap_or(30);
+    let grace = wanted.unwrap_or(own);
+    if grace < 0 { 1 } else { grace }
+}
+
+/// `Guaranteed`, `Burstable` or `BestEffort`, from requests and limits of all containers.
+fn qos_class(pod: &Value) -> &'static str {
+    let lists = ["containers", "initContainers"];
+    let containers = lists.iter().flat_map(|list| pod["spec"][*list].as_array().into_iter().flatten());
+    let (mut any, mut guaranteed) = (false, true);
+    for container in containers {
+        for name in ["cpu", "memory"] {
+            let request = &container["resources"]["requests"][name];
+            let limit = &container["resources"]["limits"][name];
+            let set = |value: &Value| {
+                catamaran_api::quantity::Quantity::from_value(value).ok().filter(|quantity| !quantity.is_zero())
+            };
+            let (request, limit) = (set(request), set(limit));
+            any |= request.is_some() || limit.is_some();
+            guaranteed &= limit.is_some() && request.is_none_or(|request| Some(request) == limit);
+        }
+    }
+    match (any, guaranteed) {
+        (false, _) => "BestEffort",
+        (true, true) => "Guaranteed",
+        (true, false) => "Burstable",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use catamaran_api::kind;
+
+    use super::*;
+
+    #[test]
+    fn grace() {
+        let pods = kind::find("", "v1", "pods").unwrap();
+        let maps = kind::find("", "v1", "configmaps").unwrap();
+        let running = json!({"spec": {"nodeName": "n", "terminationGracePeriodSeconds": 5}});
+        let table = [
+            (pods, running.clone(), None, 5),
+            (pods, running.clone(), Some(0), 0),
+            (pods, running.clone(), Some(9), 9),
+            (pods, json!({"spec": {"nodeName": "n"}}), None, 30),
+            (pods, json!({"spec": {}}), Some(9), 0),
+            (pods, json!({"spec": {"nodeName": "n"}, "status": {"phase": "Failed"}}), None, 0),
+            (maps, running, Some(9), 0),
+        ];
+        for (resource, object, wanted, expected) in table {
+            assert_eq!(grace_seconds(resource, &object, wanted), expected, "{object} {wanted:?}");
+        }
+    }
+
+    #[test]
+    fn gone() {
+        let pods = kind::find("", "v1", "pods").unwrap();
+        let namespaces = kind::find("", "v1", "namespaces").unwrap();
+        let table = [
+            (pods, json!({"metadata": {}}), false),
+            (pods, json!({"metadata": {"deletionTimestamp": "t", "deletionGracePeriodSeconds": 3}}), false),
+            (pods, json!({"metadata": {"deletionTimestamp": "t", "deletionGracePeriodSeconds": 0}}), true),
+            (pods, json!({"metadata": {"deletionTimestamp": "t", "finalizers": ["a/b"]}}), false),
+            (namespaces, json!({"metadata": {"deletionTimestamp": "t"}, "spec": {"finalizers": ["kubernetes"]}}), false),
+            (namespaces, json!({"metadata": {"deletionTimestamp": "t"}, "spec": {}}), true),
+        ];
+        for (resource, object, expected) in table {
+            assert_eq!(is_gone(resource, &object), expected, "{object}");
+        }
+    }
+
+    #[test]
+    fn quality_of_service() {
+        let class = |resources: Value| qos_class(&json!({"spec": {"containers": [{"resources": resources}]}}));
+        assert_eq!(class(json!({})), "BestEffort");
+        assert_eq!(class(json!({"requests": {"cpu": "1"}})), "Burstable");
+        let both = json!({"cpu": "1", "memory": "1Gi"});
+        assert_eq!(class(json!({"requests": both, "limits": both})), "Guaranteed");
+        assert_eq!(class(json!({"limits": both})), "Guaranteed");
+        assert_eq!(class(json!({"requests": {"cpu": "500m"}, "limits": both})), "Burstable");
+    }
+}
