@@ -28,3 +28,7 @@ pub mod decode;
 pub mod protobuf;
 /// YAML as Kubernetes reads it.
 mod yaml;
+/// The four kinds of patches.
+pub mod patch;
+/// What the server fills in.
+pub mod defaults;
