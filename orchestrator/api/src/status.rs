@@ -346,6 +346,11 @@ impl Status {
         Self::failure(Reason::Invalid, message, Some(details))
     }
 
+    /// 422 without causes: a patch that does not fit its object.
+    pub fn unprocessable(message: impl Into<String>) -> Self {
+        Self::failure(Reason::Invalid, message, Some(Details::default()))
+    }
+
     /// 400.
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::failure(Reason::BadRequest, message, None)
