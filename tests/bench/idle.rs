@@ -1,0 +1,61 @@
+//! Memory and CPU of each process of an idle cluster.
+
+use std::fs;
+use std::time::Duration;
+
+use catamaran_tests::cluster::Cluster;
+
+const WATCHED: Duration = Duration::from_secs(20);
+
+struct Process {
+    pid: i32,
+    name: String,
+}
+
+/// Waits for things to settle, then watches for a while.
+pub(crate) fn report(cluster: &Cluster) {
+    std::thread::sleep(Duration::from_secs(10));
+    let processes = processes(cluster);
+    let before: Vec<_> = processes.iter().map(|p| ticks(p.pid)).collect();
+    std::thread::sleep(WATCHED);
+    println!("{:<24} {:>12} {:>12}", "idle process", "own MiB", "% of a core");
+    let (mut memory, mut cpu) = (0.0, 0.0);
+    for (process, before) in processes.iter().zip(before) {
+        let own = own_bytes(process.pid) as f64 / f64::from(1 << 20);
+        let used = (ticks(process.pid) - before) as f64 / WATCHED.as_secs_f64();
+        println!("{:<24} {own:>12.1} {used:>12.2}", process.name);
+        memory += own;
+        cpu += used;
+    }
+    println!("{:<24} {memory:>12.1} {cpu:>12.2}", "together");
+}
+
+fn processes(cluster: &Cluster) -> Vec<Process> {
+    let data = cluster.data().display().to_string();
+    let pids =
+        fs::read_dir("/proc").expect("proc").flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
+    let named = pids.filter_map(|pid: i32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let line = String::from_utf8_lossy(&line).into_owned();
+        let words: Vec<_> = line.split('\0').collect();
+        let ours = words.first()?.ends_with("catamaran") && words.iter().any(|word| word.contains(&data));
+        ours.then(|| Process { pid, name: (*words.get(1).unwrap_or(&"")).to_owned() })
+    });
+    named.collect()
+}
+
+/// Memory that would be free if the process ended: private pages, clean ones of files not counted.
+fn own_bytes(pid: i32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("Private_Dirty:"));
+    line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+/// CPU time used so far, in clock ticks of a hundredth of a second.
+fn ticks(pid: i32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<_> =
+        stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ').collect()).unwrap_or_default();
+    let field = |n: usize| fields.get(n).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+    field(11) + field(12)
+}
