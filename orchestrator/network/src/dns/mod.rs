@@ -1,0 +1,150 @@
+//! The cluster's DNS server: names of Services and pods from memory, all others from the host's servers.
+
+mod answer;
+mod forward;
+mod serve;
+mod table;
+
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::pin::pin;
+use std::sync::Arc;
+
+use hickory_proto::rr::Name;
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
+use tokio::task::JoinSet;
+
+pub use forward::Upstreams;
+use forward::Forwarder;
+use serve::Server;
+use table::Entry;
+
+use crate::ipam::Cidr;
+use crate::observe;
+
+/// How the DNS server is to be.
+pub struct DnsConfig {
+    /// The API, for Services and EndpointSlices.
+    pub client: kube::Client,
+    /// Where queries come in.
+    pub sockets: DnsSockets,
+    /// Domain of the cluster without closing dot: `cluster.local`.
+    pub domain: String,
+    /// Addresses of pods: their names and reverse names are ours.
+    pub pod_range: Cidr,
+    /// ClusterIPs: their reverse names are ours.
+    pub service_range: Cidr,
+    /// Who knows all other names.
+    pub upstreams: Upstreams,
+}
+
+/// Why the DNS server cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum DnsError {
+    /// The address cannot be listened on.
+    #[error("cannot listen for DNS queries on {address}")]
+    Listen {
+        /// The wanted address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A socket that was handed over cannot be used.
+    #[error("cannot use a socket for DNS queries")]
+    Socket(#[source] io::Error),
+    /// The domain is no DNS name.
+    #[error("{domain:?} is no DNS domain; the usual one is cluster.local")]
+    Domain {
+        /// What was given.
+        domain: String,
+        /// What is wrong with it.
+        #[source]
+        source: hickory_proto::ProtoError,
+    },
+}
+
+/// Sockets of the DNS server. Whoever starts it may make them and pass them on: queries then wait in them
+/// while the server is started anew.
+#[derive(Debug, Default)]
+pub struct DnsSockets {
+    /// For queries in datagrams.
+    pub udp: Vec<UdpSocket>,
+    /// For queries in streams.
+    pub tcp: Vec<TcpListener>,
+}
+
+/// Room for queries that wait, about two thousand.
+const RECEIVE_BUFFER: usize = 2 << 20;
+
+impl DnsSockets {
+    /// Makes sockets for both transports on each address, which need not exist yet.
+    pub fn bind(addresses: &[SocketAddr]) -> Result<Self, DnsError> {
+        let mut sockets = Self::default();
+        for address in addresses {
+            let fail = |errno: rustix::io::Errno| DnsError::Listen { address: *address, source: errno.into() };
+            let open = |kind| {
+                let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+                let fd = net::socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+                if address.is_ipv4() {
+                    sockopt::set_ip_freebind(&fd, true)?;
+                } else {
+                    sockopt::set_ipv6_freebind(&fd, true)?;
+                }
+                if kind == SocketType::STREAM {
+                    sockopt::set_socket_reuseaddr(&fd, true)?;
+                }
+                net::bind(&fd, address)?;
+                Ok(fd)
+            };
+            let udp = open(SocketType::DGRAM).map_err(fail)?;
+            // A smaller buffer works too.
+            let _ = sockopt::set_socket_recv_buffer_size(&udp, RECEIVE_BUFFER);
+            let tcp = open(SocketType::STREAM).map_err(fail)?;
+            net::listen(&tcp, 1024).map_err(fail)?;
+            sockets.udp.push(udp.into());
+            sockets.tcp.push(tcp.into());
+        }
+        Ok(sockets)
+    }
+}
+
+/// Answers queries until `stop` ends. Queries for names of the cluster wait until the API was read once;
+/// afterwards they are answered whether or not the API can be reached.
+pub async fn run_dns(config: DnsConfig, stop: impl Future<Output = ()>) -> Result<(), DnsError> {
+    let mut domain = Name::from_ascii(&config.domain)
+        .map_err(|source| DnsError::Domain { domain: config.domain.clone(), source })?
+        .to_lowercase();
+    domain.set_fqdn(true);
+    let zone = answer::Zone { domain, ranges: [config.pod_range, config.service_range] };
+    let own = config.sockets.udp.iter().filter_map(|socket| socket.local_addr().ok());
+    let own = own.map(|address| address.ip()).collect();
+    let server = Arc::new(Server::new(zone, Forwarder::new(config.upstreams, own)));
+    let mut loops = JoinSet::new();
+    for socket in config.sockets.udp {
+        socket.set_nonblocking(true).map_err(DnsError::Socket)?;
+        let socket = tokio::net::UdpSocket::from_std(socket).map_err(DnsError::Socket)?;
+        loops.spawn(serve::datagrams(Arc::clone(&server), Arc::new(socket)));
+    }
+    for listener in config.sockets.tcp {
+        listener.set_nonblocking(true).map_err(DnsError::Socket)?;
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(DnsError::Socket)?;
+        loops.spawn(serve::streams(Arc::clone(&server), listener));
+    }
+    let stop = pin!(stop);
+    observe::follow(config.client, stop, async |objects, round| {
+        let _span = tracing::debug_span!("dns", changed = round.changed.len()).entered();
+        let changes = round.changed.into_iter().map(|name| {
+            let entry = objects.service(&name).map(|s| Entry::read(s, objects.slices(&name)));
+            (name, entry)
+        });
+        server.update(changes);
+    })
+    .await;
+    loops.shutdown().await;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

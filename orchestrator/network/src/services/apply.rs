@@ -1,0 +1,323 @@
+//! Puts elements into force: one table in each network namespace, changed in atomic transactions.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::Ipv4Addr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use super::elements::{Backend, Change, Chooser, Desired, Elements, Frontend, Key, Route, Use, Value, diff};
+use super::rules::{self, BACKENDS, FRONTENDS, HAIRPINS, MASQUERADED, Ranges, Role, TABLE};
+use crate::model::Name;
+use crate::netlink::conntrack::{self, Flow};
+use crate::netlink::nftables::{self, Batch, Set};
+use crate::netlink::{Family, NetlinkError, Socket};
+
+/// A network namespace with rules of ours.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Place {
+    /// The node's own.
+    Node,
+    /// The one that the wasm pods of this trust domain share.
+    WasmHost(String),
+}
+
+struct Target {
+    role: Role,
+    socket: Socket,
+    state: TargetState,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum TargetState {
+    /// It holds what is wanted.
+    InStep,
+    /// What it holds must be read first.
+    Unknown,
+}
+
+struct State {
+    desired: Desired<Name>,
+    sync: ApiState,
+    targets: HashMap<Place, Target>,
+    revision: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ApiState {
+    /// The API has not been read yet: what the kernel holds from before stays.
+    Waiting,
+    /// `desired` is what the API says.
+    Read,
+}
+
+/// The rules of all our network namespaces on this node.
+pub(crate) struct Rules {
+    ranges: Ranges,
+    state: Mutex<State>,
+    /// Counts rounds that are in force everywhere.
+    rounds: watch::Sender<u64>,
+}
+
+impl Rules {
+    /// No namespace yet. `defaults` hold where no Service has backends.
+    pub(crate) fn new(ranges: Ranges, defaults: Vec<(Frontend, Route)>) -> Self {
+        let (sync, targets) = (ApiState::Waiting, HashMap::new());
+        let state = State { desired: Desired::new(defaults), sync, targets, revision: 0 };
+        Self { ranges, state: Mutex::new(state), rounds: watch::Sender::new(0) }
+    }
+
+    /// Adds the namespace of the calling thread. When this returns it has the fixed rules and, once the API
+    /// was read, every element. Elements from before a restart stay.
+    pub(crate) fn add(&self, place: Place, role: Role) -> Result<(), NetlinkError> {
+        let socket = Socket::open(Family::Netfilter)?;
+        let mut target = Target { role, socket, state: TargetState::Unknown };
+        let mut state = self.lock();
+        ensure_table(&mut target, self.ranges)?;
+        match state.sync {
+            ApiState::Read => bring_into_step(&mut target, state.desired.elements(), self.ranges)?,
+            ApiState::Waiting => add_missing(&mut target, state.desired.elements())?,
+        }
+        state.targets.insert(place, target);
+        Ok(())
+    }
+
+    /// Lets go of a namespace; its rules stay as they are.
+    pub(crate) fn remove(&self, place: &Place) {
+        self.lock().targets.remove(place);
+    }
+
+    /// Puts new routes of some Services into force everywhere. `revision` is the newest resource version that
+    /// they stand for. A namespace that refuses is tried again by [`Self::repair`]; the first error is told.
+    pub(crate) fn update(
+        &self,
+        services: Vec<(Name, Vec<(Frontend, Route)>)>,
+        revision: u64,
+    ) -> Result<usize, NetlinkError> {
+        let mut state = self.lock();
+        let change = state.desired.update(services);
+        let first = state.sync == ApiState::Waiting;
+        state.sync = ApiState::Read;
+        let State { desired, targets, .. } = &mut *state;
+        let mut result = Ok(change.remove.len() + change.add.len());
+        for target in targets.values_mut() {
+            let outcome = if first || target.state == TargetState::Unknown {
+                bring_into_step(target, desired.elements(), self.ranges)
+            } else {
+                commit(target, &change, desired.elements())
+                    .or_else(|_| bring_into_step(target, desired.elements(), self.ranges))
+            };
+            if let Err(error) = outcome {
+                result = Err(error);
+            }
+        }
+        if result.is_ok() {
+            state.revision = state.revision.max(revision);
+        }
+        drop(state);
+        self.rounds.send_modify(|round| *round += 1);
+        result
+    }
+
+    /// Looks whether every table is still there (another program may have flushed all rules) and brings what
+    /// is not in step into step.
+    pub(crate) fn repair(&self) -> Result<(), NetlinkError> {
+        let mut state = self.lock();
+        let State { desired, targets, sync, .. } = &mut *state;
+        if *sync == ApiState::Waiting {
+            return Ok(());
+        }
+        let mut result = Ok(());
+        for target in targets.values_mut() {
+            let whole = nftables::table_userdata(&mut target.socket, TABLE)?
+                .is_some_and(|found| found == rules::fingerprint(target.role, self.ranges));
+            if whole && target.state == TargetState::InStep {
+                continue;
+            }
+            if let Err(error) = bring_into_step(target, desired.elements(), self.ranges) {
+                result = Err(error);
+            }
+        }
+        drop(state);
+        self.rounds.send_modify(|round| *round += 1);
+        result
+    }
+
+    /// Tells of every round that came into force.
+    pub(crate) fn rounds(&self) -> watch::Receiver<u64> {
+        self.rounds.subscribe()
+    }
+
+    /// The newest resource version in force everywhere.
+    pub(crate) fn revision(&self) -> u64 {
+        self.lock().revision
+    }
+
+    /// Whether new connections go to this address.
+    pub(crate) fn use_of(&self, address: Ipv4Addr) -> Use {
+        let state = self.lock();
+        let behind = state.targets.values().any(|target| target.state != TargetState::InStep);
+        if behind { Use::Ready } else { state.desired.use_of(address) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes the table where there is none or one with other rules. Elements of an older table are taken over in
+/// the same transaction, so that no connection meets a node without rules.
+fn ensure_table(target: &mut Target, ranges: Ranges) -> Result<(), NetlinkError> {
+    let wanted = rules::fingerprint(target.role, ranges);
+    let found = nftables::table_userdata(&mut target.socket, TABLE)?;
+    if found.as_ref() == Some(&wanted) {
+        return Ok(());
+    }
+    let mut batch = Batch::new(TABLE);
+    let mut old = Elements::new();
+    if found.is_some() {
+        old = observe(&mut target.socket).unwrap_or_default();
+        batch.delete_table();
+    }
+    batch.add_table(&wanted);
+    rules::write(&mut batch, target.role, ranges);
+    write(&mut batch, &diff(&Elements::new(), &old));
+    batch.commit(&mut target.socket)
+}
+
+/// Makes the table hold exactly these elements, whatever it holds now.
+fn bring_into_step(target: &mut Target, wanted: &Elements, ranges: Ranges) -> Result<(), NetlinkError> {
+    target.state = TargetState::Unknown;
+    ensure_table(target, ranges)?;
+    let change = diff(&observe(&mut target.socket)?, wanted);
+    commit(target, &change, wanted)
+}
+
+/// Adds what is not there yet, and leaves the rest.
+fn add_missing(target: &mut Target, wanted: &Elements) -> Result<(), NetlinkError> {
+    let found = observe(&mut target.socket)?;
+    // A frontend that has backends from before keeps them, whatever they are.
+    let taken = |key: &Key| match key {
+        Key::Frontend(frontend) | Key::Slot(frontend, _) | Key::Masqueraded(frontend) => {
+            found.contains_key(&Key::Frontend(*frontend))
+        }
+        Key::Hairpin(_) => found.contains_key(key),
+    };
+    let missing = wanted.iter().filter(|(key, _)| !taken(key)).map(|(key, value)| (*key, *value));
+    let mut batch = Batch::new(TABLE);
+    write(&mut batch, &Change { remove: Vec::new(), add: missing.collect() });
+    batch.commit(&mut target.socket)
+}
+
+fn commit(target: &mut Target, change: &Change, wanted: &Elements) -> Result<(), NetlinkError> {
+    target.state = TargetState::Unknown;
+    let mut batch = Batch::new(TABLE);
+    write(&mut batch, change);
+    batch.commit(&mut target.socket)?;
+    target.state = TargetState::InStep;
+    let frontends = change.udp_frontends();
+    if frontends.is_empty() {
+        return Ok(());
+    }
+    let stale = stale_flows(conntrack::udp_flows(&mut target.socket)?, &frontends, wanted);
+    conntrack::delete_udp_flows(&mut target.socket, &stale)
+}
+
+/// UDP flows to these frontends whose backend is gone: without help they would go on to it for as long as the
+/// client sends. TCP connections end by themselves.
+fn stale_flows(flows: Vec<Flow>, frontends: &BTreeSet<Frontend>, wanted: &Elements) -> Vec<Flow> {
+    let backends = |frontend: Frontend| {
+        wanted.range(Key::Slot(frontend, 0)..=Key::Slot(frontend, u32::MAX)).map(|(_, value)| *value)
+    };
+    let is_stale = |flow: &Flow| {
+        let (address, port) = flow.original.destination;
+        let (backend_address, backend_port) = flow.reply.source;
+        let to = Value::Backend(Backend { address: backend_address, port: backend_port });
+        let translated = flow.reply.source != flow.original.destination;
+        frontends.iter().any(|frontend| {
+            let meant = frontend.port == port
+                && (frontend.address == address || (frontend.address.is_unspecified() && translated));
+            meant && backends(*frontend).all(|backend| backend != to)
+        })
+    };
+    flows.into_iter().filter(is_stale).collect()
+}
+
+/// Everything that the kernel holds.
+fn observe(socket: &mut Socket) -> Result<Elements, NetlinkError> {
+    let mut found = Elements::new();
+    for (key, value) in nftables::elements(socket, TABLE, FRONTENDS.name)? {
+        let frontend = Frontend::read(&key).map(Key::Frontend);
+        found.extend(frontend.zip(Chooser::read(&value).map(Value::Chooser)));
+    }
+    for (key, value) in nftables::elements(socket, TABLE, BACKENDS.name)? {
+        let slot = key.get(12..16).and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes);
+        let key = Frontend::read(&key).zip(slot).map(|(frontend, slot)| Key::Slot(frontend, slot));
+        found.extend(key.zip(Backend::read(&value).map(Value::Backend)));
+    }
+    for (key, _) in nftables::elements(socket, TABLE, MASQUERADED.name)? {
+        found.extend(Frontend::read(&key).map(|frontend| (Key::Masqueraded(frontend), Value::Nothing)));
+    }
+    for (key, _) in nftables::elements(socket, TABLE, HAIRPINS.name)? {
+        let address = key.get(..4).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok());
+        found.extend(address.map(|address| (Key::Hairpin(address.into()), Value::Nothing)));
+    }
+    Ok(found)
+}
+
+/// Adds a change to a batch: all removals, then all additions.
+fn write(batch: &mut Batch, change: &Change) {
+    for set in [FRONTENDS, BACKENDS, MASQUERADED, HAIRPINS] {
+        let keys: Vec<_> = change.remove.iter().map(encode_key).filter(|(of, _)| *of == set.name).collect();
+        batch.delete_elements(&set, &keys.into_iter().map(|(_, key)| key).collect::<Vec<_>>());
+    }
+    for set in [BACKENDS, FRONTENDS, MASQUERADED, HAIRPINS] {
+        let elements = change.add.iter().map(|(key, value)| (encode_key(key), encode_value(value)));
+        let of_set = elements.filter(|((of, _), _)| *of == set.name);
+        batch.add_elements(&set, &of_set.map(|((_, key), value)| (key, value)).collect::<Vec<_>>());
+    }
+}
+
+fn encode_key(key: &Key) -> (&'static str, Vec<u8>) {
+    let name = |set: Set| set.name;
+    match key {
+        Key::Frontend(frontend) => (name(FRONTENDS), frontend.bytes().to_vec()),
+        Key::Slot(frontend, slot) => {
+            (name(BACKENDS), [&frontend.bytes()[..], &slot.to_ne_bytes()[..]].concat())
+        }
+        Key::Masqueraded(frontend) => (name(MASQUERADED), frontend.bytes().to_vec()),
+        Key::Hairpin(address) => (name(HAIRPINS), [address.octets(), address.octets()].concat()),
+    }
+}
+
+fn encode_value(value: &Value) -> Vec<u8> {
+    match value {
+        Value::Chooser(chooser) => chooser.bytes().to_vec(),
+        Value::Backend(backend) => backend.bytes().to_vec(),
+        Value::Nothing => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::conntrack::Tuple;
+    use crate::services::elements::{Choice, ClientSource, Protocol, Standing, expand};
+
+    #[test]
+    fn only_flows_to_backends_that_are_gone_are_stale() {
+        let [vip, kept, gone, client] = [1, 2, 3, 4].map(|n| Ipv4Addr::new(10, 0, 0, n));
+        let frontend = Frontend { address: vip, protocol: Protocol::Udp, port: 53 };
+        let backends = vec![Backend { address: kept, port: 53 }];
+        let (choice, source, standing) = (Choice::Random, ClientSource::Kept, Standing::Ready);
+        let wanted = expand(frontend, &Route { choice, source, standing, backends }).into_iter().collect();
+        let flow = |to: Ipv4Addr, port, backend| Flow {
+            original: Tuple { source: (client, 9), destination: (to, port) },
+            reply: Tuple { source: backend, destination: (client, 9) },
+        };
+        let stale = vec![flow(vip, 53, (gone, 53)), flow(vip, 53, (vip, 53)), flow(vip, 53, (kept, 54))];
+        let fine = vec![flow(vip, 53, (kept, 53)), flow(vip, 54, (gone, 53)), flow(gone, 53, (gone, 53))];
+        let all = [stale.clone(), fine].concat();
+        assert_eq!(stale_flows(all, &BTreeSet::from([frontend]), &wanted), stale);
+    }
+}
