@@ -32,3 +32,9 @@ mod yaml;
 pub mod patch;
 /// What the server fills in.
 pub mod defaults;
+/// Published schemas.
+pub mod openapi;
+/// Validation of whole objects.
+pub mod validate;
+
+mod fields;

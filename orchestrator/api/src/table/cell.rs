@@ -3,42 +3,9 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
+pub(super) use crate::fields::{at, count, integer, list, text, text_or};
 use crate::selector::LabelSelector;
 use crate::time;
-
-/// The value at a path with dots.
-pub(super) fn at<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
-    path.split('.').try_fold(object, |value, part| value.get(part)).filter(|v| !v.is_null())
-}
-
-/// The text at a path, empty when absent.
-pub(super) fn text<'a>(object: &'a Value, path: &str) -> &'a str {
-    at(object, path).and_then(Value::as_str).unwrap_or_default()
-}
-
-/// The text at a path, or a word for its absence.
-pub(super) fn text_or<'a>(object: &'a Value, path: &str, absent: &'a str) -> &'a str {
-    Some(text(object, path)).filter(|t| !t.is_empty()).unwrap_or(absent)
-}
-
-/// The number at a path, 0 when absent.
-pub(super) fn integer(object: &Value, path: &str) -> i64 {
-    at(object, path).and_then(Value::as_i64).unwrap_or(0)
-}
-
-/// The list at a path, empty when absent.
-pub(super) fn list<'a>(object: &'a Value, path: &str) -> &'a [Value] {
-    at(object, path).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
-}
-
-/// The number of entries of a map or list.
-pub(super) fn count(object: &Value, path: &str) -> usize {
-    match at(object, path) {
-        Some(Value::Object(map)) => map.len(),
-        Some(Value::Array(list)) => list.len(),
-        _ => 0,
-    }
-}
 
 /// A number or text (IntOrString, Quantity) as text.
 pub(super) fn scalar(value: Option<&Value>, absent: &str) -> String {
