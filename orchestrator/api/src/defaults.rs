@@ -15,12 +15,12 @@ pub use pod::qos_class;
 type Object = Map<String, Value>;
 
 /// Fills in the defaults of a resource's object. Doing it twice changes nothing.
-pub fn default(resource: &Resource, object: &mut Value) {
-    default_kind(resource.gvk(), object);
+pub fn apply(resource: &Resource, object: &mut Value) {
+    apply_kind(resource.gvk(), object);
 }
 
 /// Fills in the defaults of any kind: also `TokenRequest`.
-pub fn default_kind(gvk: GroupVersionKind, object: &mut Value) {
+pub fn apply_kind(gvk: GroupVersionKind, object: &mut Value) {
     let Some(object) = object.as_object_mut() else { return };
     match gvk.group {
         "" => core::fill(gvk.kind, object),
@@ -30,7 +30,7 @@ pub fn default_kind(gvk: GroupVersionKind, object: &mut Value) {
 }
 
 /// Fills in what a new object gets once and a changed one keeps: the first status of a pod, a namespace's finalizer, a Job's own selector.
-/// `metadata.uid` must be set. Run it after [`default`].
+/// `metadata.uid` must be set. Run it after [`apply`].
 pub fn on_create(resource: &Resource, object: &mut Value) {
     let Some(object) = object.as_object_mut() else { return };
     match (resource.group, resource.kind) {

@@ -1,7 +1,7 @@
 //! Defaults per kind, and what holds for all of them.
 
 use catamaran_api::decode::{Strictness, normalize};
-use catamaran_api::defaults::{default, on_create};
+use catamaran_api::defaults::{apply, on_create};
 use catamaran_api::kind;
 use catamaran_api::schema;
 use objects::Dice;
@@ -12,7 +12,7 @@ mod objects;
 
 fn filled(group: &str, plural: &str, mut object: Value) -> Value {
     let resource = kind::resources().iter().find(|r| r.group == group && r.plural == plural && r.preferred).unwrap();
-    default(resource, &mut object);
+    apply(resource, &mut object);
     object
 }
 
@@ -184,9 +184,9 @@ proptest! {
     fn defaults_are_idempotent_and_fit_the_schema(seed: u64, which in 0..kind::resources().len()) {
         let resource = &kind::resources()[which];
         let mut object = objects::object(schema::of(resource), &mut Dice(seed), 6);
-        default(resource, &mut object);
+        apply(resource, &mut object);
         let once = object.clone();
-        default(resource, &mut object);
+        apply(resource, &mut object);
         prop_assert_eq!(&object, &once);
         normalize(object, resource.gvk(), Strictness::Strict).unwrap();
     }
