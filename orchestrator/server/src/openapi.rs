@@ -6,10 +6,8 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, header};
-use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
-use catamaran_api::kind;
+use catamaran_api::{kind, openapi};
 use catamaran_api::status::Status;
 
 use crate::body::{self, Body};
@@ -37,8 +35,8 @@ impl OpenApi {
             return Some(found.clone());
         }
         discovery::resources(group, version).next()?;
-        let bytes = catamaran_api::openapi::document(group, version)?;
-        let hash: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02X}")).collect();
+        let bytes = openapi::document(group, version)?;
+        let hash = openapi::hash(&bytes);
         let made = (bytes, hash);
         self.documents.lock().unwrap_or_else(PoisonError::into_inner).insert(key, made.clone());
         Some(made)
@@ -47,16 +45,12 @@ impl OpenApi {
     /// `/openapi/v3`.
     pub(crate) fn index(&self, headers: &HeaderMap) -> Response<Body> {
         let bytes = self.index.get_or_init(|| {
-            let mut paths = Map::new();
-            for group in kind::groups() {
-                for version in &group.versions {
-                    let Some((_, hash)) = self.document(group.name, version) else { continue };
-                    let path = kind::root_path(group.name, version);
-                    let entry = json!({"serverRelativeURL": format!("/openapi/v3{path}?hash={hash}")});
-                    paths.insert(path.trim_start_matches('/').to_owned(), entry);
-                }
-            }
-            Value::Object(Map::from_iter([("paths".to_owned(), Value::Object(paths))])).to_string().into()
+            let versions = kind::groups().iter().flat_map(|group| group.versions.iter().map(|version| (group.name, *version)));
+            let hashes: Vec<(&str, &str, String)> = versions
+                .filter_map(|(group, version)| Some((group, version, self.document(group, version)?.1)))
+                .collect();
+            let borrowed = hashes.iter().map(|(group, version, hash)| (*group, *version, hash.as_str()));
+            openapi::index(borrowed).to_string().into()
         });
         let mut response = body::typed(200, "application/json", "");
         body::compress(&mut response, bytes.clone(), body::takes_gzip(headers));
@@ -118,33 +112,15 @@ impl OpenApi {
         });
         if first == Some(PROTOBUF) {
             let media = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-            return body::typed(200, media, stub_protobuf());
+            return body::typed(200, media, openapi::v2_protobuf());
         }
-        let stub = json!({"swagger": "2.0", "info": {"title": "Kubernetes", "version": "v1.33.0"}, "paths": {}});
-        body::json(200, stub.to_string())
+        body::json(200, openapi::v2())
     }
-}
-
-/// gnostic's `openapi.v2.Document` with nothing but its required head: swagger (1), info (2: title 1, version 2),
-/// paths (8). Clients that get it turn to v3.
-fn stub_protobuf() -> Vec<u8> {
-    fn field(number: u8, content: &[u8]) -> Vec<u8> {
-        // Every part is shorter than 128 bytes, so its length is one byte.
-        let length = u8::try_from(content.len()).expect("a constant of a few bytes");
-        [&[number << 3 | 2, length], content].concat()
-    }
-    let info = [field(1, b"Kubernetes"), field(2, b"v1.33.0")].concat();
-    [field(1, b"2.0"), field(2, &info), field(8, b"")].concat()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_stub_is_the_two_fields_that_clients_ask_for() {
-        assert_eq!(stub_protobuf(), b"\x0a\x032.0\x12\x15\x0a\x0aKubernetes\x12\x07v1.33.0\x42\x00");
-    }
 
     #[test]
     fn documents_are_found_by_their_hash() {

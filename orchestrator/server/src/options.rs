@@ -218,6 +218,8 @@ pub(crate) struct WriteOptions {
     pub(crate) field_manager: Option<String>,
     pub(crate) field_validation: FieldValidation,
     pub(crate) force: Option<bool>,
+    /// Whether the write is a server-side apply, which keeps the books on fields itself.
+    pub(crate) applies: bool,
 }
 
 impl WriteOptions {
@@ -248,7 +250,7 @@ impl WriteOptions {
             return Err(Status::invalid("meta.k8s.io", kind, "", &errors));
         }
         let force = query.get("force").map(|_| query.flag("force"));
-        Ok(WriteOptions { dry_run, field_manager, field_validation, force })
+        Ok(WriteOptions { dry_run, field_manager, field_validation, force, applies: false })
     }
 }
 

@@ -155,7 +155,7 @@ async fn create_named(context: &Context, mut object: Value, options: &WriteOptio
     meta::prepare_create(context.resource, &mut object, &creation);
     defaults::apply(context.resource, &mut object);
     convert::to_stored(&mut object, context.resource, context.stored);
-    strategy::prepare_create(context.stored, &mut object);
+    defaults::on_create(context.stored, &mut object);
     let reserved = admit::create(context, &mut object).instrument(tracing::info_span!("admit")).await?;
     defaults::apply(context.stored, &mut object);
     let errors = validate::create(context.stored, &object);
@@ -257,7 +257,7 @@ async fn update_once(
     strategy::prepare_update(context.stored, part, &mut new, &old);
     let reserved =
         admit::update(context, part, &mut new, &old).instrument(tracing::info_span!("admit")).await?;
-    let errors = validate::update(context.stored, &new, &old, part.name());
+    let errors = validate::update(context.stored, &new, &old, part.written());
     if !errors.is_empty() {
         let (group, kind) = (context.resource.group, context.resource.kind);
         return Err(Status::invalid(group, kind, meta::name(&new), &errors).into());

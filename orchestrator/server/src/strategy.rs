@@ -1,10 +1,11 @@
-//! What differs from kind to kind when objects are written: which part a path writes, first states, and when an
-//! object that is being deleted is gone. Pure.
+//! What differs from kind to kind when objects are written: which part a path writes, how long a deletion waits,
+//! and when an object that is being deleted is gone. Pure.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use catamaran_api::kind::Resource;
 use catamaran_api::meta;
+use catamaran_api::validate::Subresource;
 
 /// The part of an object that a request writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,36 +29,17 @@ pub(crate) enum Part {
 }
 
 impl Part {
-    /// The subresource's name for validation; none for the object itself.
-    pub(crate) fn name(self) -> Option<&'static str> {
-        match self {
-            Part::Main | Part::Scale => None,
-            Part::Status => Some("status"),
-            Part::Finalize => Some("finalize"),
-            Part::Binding => Some("binding"),
-            Part::EphemeralContainers => Some("ephemeralcontainers"),
-            Part::Resize => Some("resize"),
-            Part::Approval => Some("approval"),
-        }
-    }
-}
-
-/// First states that the server decides.
-pub(crate) fn prepare_create(resource: &Resource, object: &mut Value) {
-    match (resource.group, resource.plural) {
-        ("", "namespaces") => {
-            object["status"] = json!({"phase": "Active"});
-            object["spec"] = json!({"finalizers": ["kubernetes"]});
-            let name = meta::name(object).to_owned();
-            meta::set_label(object, "kubernetes.io/metadata.name", &name);
-        }
-        ("", "pods") => {
-            let class = qos_class(object);
-            object["status"] = json!({"phase": "Pending", "qosClass": class});
-        }
-        ("", "persistentvolumeclaims" | "persistentvolumes") => object["status"] = json!({"phase": "Pending"}),
-        ("", "services") => object["status"] = json!({"loadBalancer": {}}),
-        _ => {}
+    /// What validation calls it.
+    pub(crate) fn written(self) -> Subresource {
+        Subresource::from_name(match self {
+            Part::Main | Part::Scale => "",
+            Part::Status => "status",
+            Part::Finalize => "finalize",
+            Part::Binding => "binding",
+            Part::EphemeralContainers => "ephemeralcontainers",
+            Part::Resize => "resize",
+            Part::Approval => "approval",
+        })
     }
 }
 
@@ -131,33 +113,10 @@ pub(crate) fn grace_seconds(resource: &Resource, object: &Value, wanted: Option<
     if grace < 0 { 1 } else { grace }
 }
 
-/// `Guaranteed`, `Burstable` or `BestEffort`, from requests and limits of all containers.
-fn qos_class(pod: &Value) -> &'static str {
-    let lists = ["containers", "initContainers"];
-    let containers = lists.iter().flat_map(|list| pod["spec"][*list].as_array().into_iter().flatten());
-    let (mut any, mut guaranteed) = (false, true);
-    for container in containers {
-        for name in ["cpu", "memory"] {
-            let request = &container["resources"]["requests"][name];
-            let limit = &container["resources"]["limits"][name];
-            let set = |value: &Value| {
-                catamaran_api::quantity::Quantity::from_value(value).ok().filter(|quantity| !quantity.is_zero())
-            };
-            let (request, limit) = (set(request), set(limit));
-            any |= request.is_some() || limit.is_some();
-            guaranteed &= limit.is_some() && request.is_none_or(|request| Some(request) == limit);
-        }
-    }
-    match (any, guaranteed) {
-        (false, _) => "BestEffort",
-        (true, true) => "Guaranteed",
-        (true, false) => "Burstable",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use catamaran_api::kind;
+    use serde_json::json;
 
     use super::*;
 
@@ -195,16 +154,5 @@ mod tests {
         for (resource, object, expected) in table {
             assert_eq!(is_gone(resource, &object), expected, "{object}");
         }
-    }
-
-    #[test]
-    fn quality_of_service() {
-        let class = |resources: Value| qos_class(&json!({"spec": {"containers": [{"resources": resources}]}}));
-        assert_eq!(class(json!({})), "BestEffort");
-        assert_eq!(class(json!({"requests": {"cpu": "1"}})), "Burstable");
-        let both = json!({"cpu": "1", "memory": "1Gi"});
-        assert_eq!(class(json!({"requests": both, "limits": both})), "Guaranteed");
-        assert_eq!(class(json!({"limits": both})), "Guaranteed");
-        assert_eq!(class(json!({"requests": {"cpu": "500m"}, "limits": both})), "Burstable");
     }
 }

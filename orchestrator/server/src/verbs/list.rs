@@ -204,3 +204,10 @@ pub(crate) fn whole(context: &Context, found: &Found) -> Result<Bytes, Status> {
     out.extend_from_slice(b"]}");
     Ok(out.freeze())
 }
+
+/// The list of a kind that has no objects.
+pub(crate) fn empty(context: &Context) -> Result<Response<Body>, Status> {
+    let revision = context.core.store.revision();
+    let found = Found { entries: Vec::new(), revision, next: None, remaining: None };
+    Ok(context.respond(200, context.accepted()?.media, whole(context, &found)?))
+}

@@ -242,7 +242,8 @@ impl Watcher {
         let shared = self.direct() && self.selection.is_everything();
         let mut frames: Vec<Bytes> = Vec::new();
         let mut out = BytesMut::new();
-        for change in changes.iter().filter(|change| change.revision > self.sent) {
+        let sent = self.sent;
+        for change in changes.iter().filter(|change| change.revision > sent) {
             if change.key.starts_with(&self.namespace) {
                 if shared {
                     frames.push(change.frame());

@@ -1,0 +1,168 @@
+//! The objects that every cluster has from the start. They are made through the same path as all others;
+//! what is there already stays, but for the address of the API.
+
+use std::net::Ipv4Addr;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use catamaran_api::kind;
+use catamaran_api::meta;
+use catamaran_api::status::{Reason, Status};
+
+use crate::Server;
+use crate::authenticate::UserInfo;
+use crate::context::{Asked, Context};
+use crate::core::{ServerConfig, ServerError};
+use crate::options::WriteOptions;
+use crate::query::Query;
+use crate::registry::{self, Missing};
+use crate::route::{ResourceRequest, Verb};
+use crate::strategy::Part;
+
+/// Makes what is missing.
+pub(crate) async fn run(server: &Server) -> Result<(), ServerError> {
+    for object in objects(&server.core().config) {
+        let name = format!("{} {}", object["kind"].as_str().unwrap_or_default(), meta::name(&object));
+        ensure(server, object)
+            .await
+            .map_err(|source| ServerError::Bootstrap { object: name, source: Box::new(source) })?;
+    }
+    Ok(())
+}
+
+async fn ensure(server: &Server, object: Value) -> Result<(), Status> {
+    let context = context(server, &object)?;
+    let options = WriteOptions::parse(&Query::default(), "CreateOptions")?;
+    match registry::create(&context, object.clone(), &options).await {
+        Ok(_) => Ok(()),
+        Err(status) if status.reason == Some(Reason::AlreadyExists) => follow(&context, object, &options).await,
+        Err(status) => Err(status),
+    }
+}
+
+/// The endpoint of the API follows the configuration.
+async fn follow(context: &Context, object: Value, options: &WriteOptions) -> Result<(), Status> {
+    let fields: &[&str] = match context.resource.plural {
+        "endpoints" => &["subsets"],
+        "endpointslices" => &["endpoints", "ports"],
+        _ => return Ok(()),
+    };
+    let change = |current: Option<&Value>| {
+        let mut new = current.cloned().unwrap_or_default();
+        for field in fields {
+            new[*field] = object[*field].clone();
+        }
+        Ok(new)
+    };
+    registry::update(context, (Part::Main, Missing::Refuse), options, change).await.map(drop)
+}
+
+fn context(server: &Server, object: &Value) -> Result<Context, Status> {
+    let api_version = object["apiVersion"].as_str().unwrap_or_default();
+    let (group, version) = kind::split_api_version(api_version).unwrap_or_default();
+    let resource = kind::find_kind(group, version, object["kind"].as_str().unwrap_or_default())
+        .ok_or_else(Status::no_such_resource)?;
+    let namespace = Some(meta::namespace(object)).filter(|namespace| !namespace.is_empty());
+    let request = ResourceRequest {
+        verb: Verb::Create,
+        group: group.to_owned(),
+        version: version.to_owned(),
+        namespace: namespace.map(str::to_owned),
+        resource: resource.plural.to_owned(),
+        name: Some(meta::name(object).to_owned()),
+        subresource: None,
+        rest: String::new(),
+    };
+    let asked = Asked {
+        query: Query::default(),
+        headers: http::HeaderMap::new(),
+        user: UserInfo::server(),
+        now: Timestamp::now(),
+    };
+    Ok(Context::new(server.core().clone(), request, resource, asked))
+}
+
+fn objects(config: &ServerConfig) -> Vec<Value> {
+    let mut objects: Vec<Value> =
+        ["default", "kube-system", "kube-public", "kube-node-lease"].map(namespace).to_vec();
+    objects.extend(["wasm", "wasm-isolated", "oci"].map(runtime_class));
+    objects.push(priority_class("system-cluster-critical", 2_000_000_000, "be rescheduled if it has to go"));
+    objects.push(priority_class("system-node-critical", 2_000_001_000, "not be moved from its node"));
+    objects.extend(api_service(config));
+    objects.push(dns_service(config.dns));
+    objects
+}
+
+fn namespace(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+}
+
+fn runtime_class(name: &str) -> Value {
+    json!({"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": name}, "handler": name})
+}
+
+fn priority_class(name: &str, value: i64, must: &str) -> Value {
+    json!({
+        "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name}, "value": value,
+        "description": format!("Used for system critical pods that must {must}."),
+        "preemptionPolicy": "PreemptLowerPriority",
+    })
+}
+
+/// The Service `kubernetes` with its endpoints.
+fn api_service(config: &ServerConfig) -> [Value; 3] {
+    let labels = json!({"component": "apiserver", "provider": "kubernetes"});
+    let (address, port) = config.advertise;
+    [
+        json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels},
+            "spec": {
+                "clusterIP": config.services.first().to_string(),
+                "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}],
+            },
+        }),
+        json!({
+            "apiVersion": "v1", "kind": "Endpoints",
+            "metadata": {
+                "name": "kubernetes", "namespace": "default",
+                "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
+            },
+            "subsets": [{
+                "addresses": [{"ip": address.to_string()}],
+                "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+            }],
+        }),
+        json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {
+                "name": "kubernetes", "namespace": "default",
+                "labels": {"kubernetes.io/service-name": "kubernetes"},
+            },
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": [address.to_string()], "conditions": {"ready": true}}],
+            "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+        }),
+    ]
+}
+
+/// Cluster DNS; its endpoints are the nodes' business, so it has no selector.
+fn dns_service(address: Ipv4Addr) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {
+            "name": "kube-dns", "namespace": "kube-system",
+            "labels": {
+                "k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS",
+            },
+        },
+        "spec": {
+            "clusterIP": address.to_string(),
+            "ports": [
+                {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 53},
+                {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53},
+            ],
+        },
+    })
+}
