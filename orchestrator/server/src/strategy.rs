@@ -54,10 +54,13 @@ pub(crate) fn prepare_update(resource: &Resource, part: Part, new: &mut Value, o
             meta::prepare_update(resource, new, old);
         }
         Part::Status | Part::Approval => meta::prepare_status_update(resource, new, old),
-        Part::Finalize => {
+        Part::Finalize => meta::prepare_update(resource, new, old),
+        Part::Binding => {
+            // A binding sets a condition along with the node.
+            let status = new["status"].take();
             meta::prepare_update(resource, new, old);
+            new["status"] = status;
         }
-        Part::Binding => meta::prepare_update(resource, new, old),
         Part::EphemeralContainers => {
             let wanted = new["spec"]["ephemeralContainers"].take();
             *new = old.clone();

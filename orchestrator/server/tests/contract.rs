@@ -226,7 +226,7 @@ async fn bodies_and_places_are_checked() {
     assert_eq!(api.send(Method::POST, MAPS, &[], long).await.code, 413);
     let html = api.send(Method::GET, MAPS, &[("accept", "text/html")], Vec::new()).await;
     assert_eq!(html.code, 406);
-    let yaml = b"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: y}\ndata: {a: 'b'}\n".to_vec();
+    let yaml = b"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: yaml}\ndata: {a: 'b'}\n".to_vec();
     let made = api.send(Method::POST, MAPS, &[("content-type", "application/yaml")], yaml).await;
     assert_eq!(made.ok()["data"]["a"], "b");
     assert_eq!(api.post("/api/v1/namespaces/missing/configmaps", &map("a")).await.code, 404);
