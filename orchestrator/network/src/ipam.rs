@@ -24,7 +24,9 @@ pub struct Cidr {
 
 /// The text is no IPv4 range.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no IPv4 range: write ADDRESS/PREFIX with no bits set after the prefix, such as 10.128.0.0/10")]
+#[error(
+    "{0:?} is no IPv4 range: write ADDRESS/PREFIX with no bits set after the prefix, such as 10.128.0.0/10"
+)]
 pub struct InvalidCidr(pub String);
 
 impl Cidr {
@@ -238,9 +240,8 @@ mod tests {
         let used = HashSet::from([Ipv4Addr::new(10, 0, 0, 2)]);
         let mut pool = Pool::default();
         pool.add_block(cidr("10.0.0.0/29"), &used, Some(Ipv4Addr::new(10, 0, 0, 4)));
-        let order: Vec<_> = (0..4)
-            .map(|_| address(pool.take(Duration::ZERO, MoreBlocks::None)).octets()[3])
-            .collect();
+        let order: Vec<_> =
+            (0..4).map(|_| address(pool.take(Duration::ZERO, MoreBlocks::None)).octets()[3]).collect();
         assert_eq!(order, [5, 6, 3, 4]);
     }
 }

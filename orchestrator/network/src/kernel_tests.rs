@@ -16,9 +16,7 @@ use crate::model::Name;
 use crate::namespace;
 use crate::netlink::route::{self, LinkSettings, RouteKind};
 use crate::netlink::{Family, Socket, nftables};
-use crate::services::elements::{
-    Backend, Choice, ClientSource, Frontend, Protocol, Route, Standing,
-};
+use crate::services::elements::{Backend, Choice, ClientSource, Frontend, Protocol, Route, Standing};
 use crate::services::rules::TABLE;
 
 const PORT: u16 = 8080;
@@ -28,7 +26,10 @@ const SOON: Duration = Duration::from_secs(3);
 fn isolated<F: Future<Output = ()>>(test: impl FnOnce(PathBuf) -> F + Send) {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            #[expect(deprecated, reason = "the replacement is unsafe because of FILES, which is not used here")]
+            #[expect(
+                deprecated,
+                reason = "the replacement is unsafe because of FILES, which is not used here"
+            )]
             rustix::thread::unshare(UnshareFlags::NEWNET | UnshareFlags::NEWNS).expect("root rights");
             rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
                 .expect("private mounts");
@@ -149,7 +150,8 @@ fn pods_reach_each_other_with_their_own_addresses() {
         assert_eq!(node, Ipv4Addr::new(10, 128, 0, 1));
         assert_eq!(ask(Some(node), a.ip, PORT), Ok(format!("a {node}")));
         assert_eq!(ask(None, wasm.ip, PORT), Ok(format!("wasm {node}")));
-        for (from, to, greeting) in [(&a, &b, "b"), (&b, &wasm, "wasm"), (&wasm, &a, "a"), (&wasm, &other, "other")]
+        for (from, to, greeting) in
+            [(&a, &b, "b"), (&b, &wasm, "wasm"), (&wasm, &a, "a"), (&wasm, &other, "other")]
         {
             assert_eq!(ask_in(from, to.ip, PORT), Ok(format!("{greeting} {}", from.ip)));
         }

@@ -12,9 +12,7 @@ mod netlink;
 mod observe;
 pub mod services;
 
-pub use attach::{
-    Network, NetworkConfig, NetworkError, PodAttachment, Routed, TornDown, teardown_all,
-};
+pub use attach::{Network, NetworkConfig, NetworkError, PodAttachment, Routed, TornDown, teardown_all};
 pub use dns::{DnsConfig, DnsError, DnsSockets, Upstreams, run_dns};
 pub use ipam::Cidr;
 pub use namespace::NamespaceError;

@@ -105,7 +105,9 @@ impl Service {
         let empty = v1::ServiceSpec::default();
         let spec = object.spec.as_ref().unwrap_or(&empty);
         let kind = match (spec.type_.as_deref(), spec.cluster_ip.as_deref().map(str::parse)) {
-            (Some("ExternalName"), _) => ServiceKind::ExternalName(spec.external_name.clone().unwrap_or_default()),
+            (Some("ExternalName"), _) => {
+                ServiceKind::ExternalName(spec.external_name.clone().unwrap_or_default())
+            }
             (_, Some(Ok(address))) => ServiceKind::ClusterIp(address),
             _ => ServiceKind::Headless,
         };

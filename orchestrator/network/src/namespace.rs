@@ -11,7 +11,7 @@ use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 /// `NSFS_MAGIC` of `linux/magic.h`: what a namespace file is, as opposed to the plain file below the mount.
-const NSFS_MAGIC: i64 = 0x6e73_6673;
+const NSFS_MAGIC: rustix::fs::FsWord = 0x6e73_6673;
 /// Connections that may wait in a listener while its owner is away or busy.
 const BACKLOG: i32 = 4096;
 
@@ -84,10 +84,7 @@ pub(crate) fn prepare_folder(folder: &Path) -> Result<(), NamespaceError> {
 }
 
 /// Makes a network namespace with this name and runs `inside` in it.
-pub(crate) fn create<T: Send>(
-    path: &Path,
-    inside: impl FnOnce() -> T + Send,
-) -> Result<T, NamespaceError> {
+pub(crate) fn create<T: Send>(path: &Path, inside: impl FnOnce() -> T + Send) -> Result<T, NamespaceError> {
     File::create(path).map_err(|source| NamespaceError::File { path: path.to_owned(), source })?;
     on_own_thread(|| {
         #[expect(deprecated, reason = "the replacement is unsafe because of FILES, which is not used here")]
@@ -99,10 +96,7 @@ pub(crate) fn create<T: Send>(
 }
 
 /// Runs `inside` in the namespace of this name.
-pub(crate) fn enter<T: Send>(
-    path: &Path,
-    inside: impl FnOnce() -> T + Send,
-) -> Result<T, NamespaceError> {
+pub(crate) fn enter<T: Send>(path: &Path, inside: impl FnOnce() -> T + Send) -> Result<T, NamespaceError> {
     let fail = |source| NamespaceError::Enter { path: path.to_owned(), source };
     let file = File::open(path).map_err(fail)?;
     on_own_thread(|| {
@@ -125,7 +119,7 @@ fn on_own_thread<T: Send>(
 
 /// True if a namespace is mounted at this path.
 pub(crate) fn exists(path: &Path) -> bool {
-    rustix::fs::statfs(path).is_ok_and(|stat| i64::from(stat.f_type) == NSFS_MAGIC)
+    rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type == NSFS_MAGIC)
 }
 
 /// Drops the name. The namespace goes when its last process, socket and name are gone. Absent is fine.

@@ -1,8 +1,7 @@
 //! Follows Services and EndpointSlices of the whole cluster and hands over what changed, in rounds.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::future::Future;
-use std::pin::pin;
+use std::pin::Pin;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
@@ -83,8 +82,8 @@ pub(crate) struct Round {
 }
 
 enum Seen {
-    Service(Event<v1::Service>),
-    Slice(Event<discovery::EndpointSlice>),
+    Service(Box<Event<v1::Service>>),
+    Slice(Box<Event<discovery::EndpointSlice>>),
 }
 
 /// Collects events into rounds. Pure.
@@ -100,36 +99,47 @@ struct Collector {
 
 impl Collector {
     fn take(&mut self, seen: Seen) {
-        let Self { objects, changed, .. } = self;
         match seen {
-            Seen::Service(Event::Init) => self.fresh_services = Some(BTreeSet::new()),
-            Seen::Service(Event::Apply(object) | Event::InitApply(object)) => {
+            Seen::Service(event) => self.take_service(*event),
+            Seen::Slice(event) => self.take_slice(*event),
+        }
+    }
+
+    fn take_service(&mut self, event: Event<v1::Service>) {
+        let Self { objects, changed, .. } = self;
+        match event {
+            Event::Init => self.fresh_services = Some(BTreeSet::new()),
+            Event::Apply(object) | Event::InitApply(object) => {
                 let name = Name::of(&object.metadata);
                 self.fresh_services.iter_mut().for_each(|fresh| fresh.extend([name.clone()]));
                 objects.set_service(name, Some(Service::read(&object)), changed);
             }
-            Seen::Service(Event::Delete(object)) => {
-                objects.set_service(Name::of(&object.metadata), None, changed);
-            }
-            Seen::Service(Event::InitDone) => {
+            Event::Delete(object) => objects.set_service(Name::of(&object.metadata), None, changed),
+            Event::InitDone => {
                 let fresh = self.fresh_services.take().unwrap_or_default();
                 for name in absent(&objects.services, &fresh) {
                     objects.set_service(name, None, changed);
                 }
                 self.listed.0 = true;
             }
-            Seen::Slice(Event::Init) => self.fresh_slices = Some(BTreeSet::new()),
-            Seen::Slice(Event::Apply(object) | Event::InitApply(object)) => {
+        }
+    }
+
+    fn take_slice(&mut self, event: Event<discovery::EndpointSlice>) {
+        let Self { objects, changed, .. } = self;
+        match event {
+            Event::Init => self.fresh_slices = Some(BTreeSet::new()),
+            Event::Apply(object) | Event::InitApply(object) => {
                 self.revision = self.revision.max(revision(&object.metadata));
                 let name = Name::of(&object.metadata);
                 self.fresh_slices.iter_mut().for_each(|fresh| fresh.extend([name.clone()]));
                 objects.set_slice(name, Some(Slice::read(&object)), changed);
             }
-            Seen::Slice(Event::Delete(object)) => {
+            Event::Delete(object) => {
                 self.revision = self.revision.max(revision(&object.metadata));
                 objects.set_slice(Name::of(&object.metadata), None, changed);
             }
-            Seen::Slice(Event::InitDone) => {
+            Event::InitDone => {
                 let fresh = self.fresh_slices.take().unwrap_or_default();
                 for name in absent(&objects.slices, &fresh) {
                     objects.set_slice(name, None, changed);
@@ -154,34 +164,47 @@ fn revision(meta: &ObjectMeta) -> u64 {
     meta.resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
-/// Calls `each` with the objects and what changed: first when everything has been listed, then after every
-/// batch of events, until `stop` ends. An API that does not answer is asked again for ever.
-pub(crate) async fn follow(
-    client: Client,
-    stop: impl Future<Output = ()>,
-    mut each: impl AsyncFnMut(&Objects, Round),
-) {
-    let services = events::<v1::Service>(&client).map(Seen::Service);
-    let slices = events::<discovery::EndpointSlice>(&client).map(Seen::Slice);
-    let mut seen = pin!(futures::stream::select(services, slices).ready_chunks(ROUND));
-    let mut stop = pin!(stop);
-    let mut collector = Collector::default();
-    loop {
-        let events = tokio::select! {
-            () = &mut stop => return,
-            events = seen.next() => events,
-        };
-        let Some(events) = events else { return };
-        events.into_iter().for_each(|event| collector.take(event));
-        if let Some(round) = collector.round() {
-            each(&collector.objects, round).await;
+/// Follows both kinds.
+pub(crate) struct Follower {
+    seen: Pin<Box<dyn Stream<Item = Vec<Seen>> + Send>>,
+    collector: Collector,
+}
+
+impl Follower {
+    /// Starts listing with the first call of [`Self::next`].
+    pub(crate) fn new(client: &Client) -> Self {
+        let services = events::<v1::Service>(client).map(|event| Seen::Service(Box::new(event)));
+        let slices = events::<discovery::EndpointSlice>(client).map(|event| Seen::Slice(Box::new(event)));
+        let seen = futures::stream::select(services, slices).ready_chunks(ROUND);
+        Self { seen: seen.boxed(), collector: Collector::default() }
+    }
+
+    /// What changed: first when everything has been listed, then after every batch of events. An API that
+    /// does not answer is asked again for ever. May be dropped and called again without loss.
+    pub(crate) async fn next(&mut self) -> Option<Round> {
+        loop {
+            let events = self.seen.next().await?;
+            events.into_iter().for_each(|event| self.collector.take(event));
+            if let Some(round) = self.collector.round() {
+                return Some(round);
+            }
         }
+    }
+
+    /// The objects as they are after the last round.
+    pub(crate) fn objects(&self) -> &Objects {
+        &self.collector.objects
     }
 }
 
 fn events<K>(client: &Client) -> impl Stream<Item = Event<K>> + use<K>
 where
-    K: kube::Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
+    K: kube::Resource<DynamicType = ()>
+        + Clone
+        + serde::de::DeserializeOwned
+        + std::fmt::Debug
+        + Send
+        + 'static,
 {
     let stream = watch(Api::<K>::all(client.clone()), watcher::Config::default());
     stream.backoff(Retry::default()).filter_map(|event| async {
@@ -247,16 +270,21 @@ mod tests {
             names(collector.round())
         };
         use Event::{Apply, Delete, Init, InitApply, InitDone};
-        use Seen::{Service, Slice};
-        let two = [service("x", "10.0.0.1"), service("y", "10.0.0.2")].map(|s| Service(InitApply(s)));
-        assert_eq!(take([vec![Service(Init)], two.into()].concat_vec()), None);
-        assert_eq!(take(vec![Service(InitDone), Slice(Init)]), None);
-        let all = take(vec![Slice(InitApply(slice("x-1", "x", 5))), Slice(InitDone)]);
+        let service_event = |event| Seen::Service(Box::new(event));
+        let slice_event = |event| Seen::Slice(Box::new(event));
+        let two = [service("x", "10.0.0.1"), service("y", "10.0.0.2")].map(|s| service_event(InitApply(s)));
+        assert_eq!(take([vec![service_event(Init)], two.into()].concat_vec()), None);
+        assert_eq!(take(vec![service_event(InitDone), slice_event(Init)]), None);
+        let all = take(vec![slice_event(InitApply(slice("x-1", "x", 5))), slice_event(InitDone)]);
         assert_eq!(all, Some(vec!["x".into(), "y".into()]));
-        assert_eq!(take(vec![Service(Apply(service("x", "10.0.0.1")))]), Some(vec![]));
-        assert_eq!(take(vec![Slice(Apply(slice("x-1", "y", 6)))]), Some(vec!["x".into(), "y".into()]));
-        assert_eq!(take(vec![Slice(Delete(slice("x-1", "y", 7)))]), Some(vec!["y".into()]));
-        let relisted = vec![Service(Init), Service(InitApply(service("x", "10.0.0.1"))), Service(InitDone)];
+        assert_eq!(take(vec![service_event(Apply(service("x", "10.0.0.1")))]), Some(vec![]));
+        assert_eq!(take(vec![slice_event(Apply(slice("x-1", "y", 6)))]), Some(vec!["x".into(), "y".into()]));
+        assert_eq!(take(vec![slice_event(Delete(slice("x-1", "y", 7)))]), Some(vec!["y".into()]));
+        let relisted = vec![
+            service_event(Init),
+            service_event(InitApply(service("x", "10.0.0.1"))),
+            service_event(InitDone),
+        ];
         assert_eq!(take(relisted), Some(vec!["y".into()]));
         assert_eq!(collector.revision, 7);
     }

@@ -50,9 +50,17 @@ pub(super) struct Connected {
 
 impl Connected {
     /// Makes a namespace at `path` with everything but addresses.
-    pub(super) fn make(node: &mut Socket, path: PathBuf, id: &str, alias: &str) -> Result<Self, NetworkError> {
-        let inside = namespace::create(&path, || Socket::open(Family::Route))?;
-        let mut inside = inside.step("open a socket in the new network namespace")?;
+    pub(super) fn make(
+        node: &mut Socket,
+        path: PathBuf,
+        id: &str,
+        alias: &str,
+    ) -> Result<Self, NetworkError> {
+        let inside = namespace::create(&path, || {
+            allow_unprivileged()?;
+            Socket::open(Family::Route).step("open a socket in the new network namespace")
+        })?;
+        let mut inside = inside?;
         let file = File::open(&path).on(&path)?;
         let name = link_name(id);
         let [a, b, c, d] = rand::random::<[u8; 4]>();
@@ -99,7 +107,8 @@ impl Connected {
         node: &mut Socket,
         address: Ipv4Addr,
     ) -> Result<(), NetworkError> {
-        route::add_address(&mut self.inside, self.inside_link, address, None).step("give a pod its address")?;
+        route::add_address(&mut self.inside, self.inside_link, address, None)
+            .step("give a pod its address")?;
         self.route_here(node, address)
     }
 
@@ -129,6 +138,16 @@ impl Connected {
         route::set_route(node, Cidr::host(address), self.node_link, RouteKind::Gateway(POD_END))
             .step("route a pod's address to it")
     }
+}
+
+/// Lets programs without rights use low ports and ping, as containers of other runtimes may: the namespace is
+/// theirs alone.
+fn allow_unprivileged() -> Result<(), NetworkError> {
+    for (name, value) in [("ip_unprivileged_port_start", "0"), ("ping_group_range", "0 2147483647")] {
+        let path = Path::new("/proc/sys/net/ipv4").join(name);
+        std::fs::write(&path, value).on(&path)?;
+    }
+    Ok(())
 }
 
 /// Removes the node's route to a pod.

@@ -114,8 +114,11 @@ impl Work {
 
     /// Takes up the namespaces of trust domains that were made before.
     fn find_hosts(&self) -> Result<(), NetworkError> {
-        let known: Vec<_> =
-            lock(&self.addresses).hosts.iter().map(|(domain, record)| (domain.clone(), record.clone())).collect();
+        let known: Vec<_> = lock(&self.addresses)
+            .hosts
+            .iter()
+            .map(|(domain, record)| (domain.clone(), record.clone()))
+            .collect();
         for (domain, record) in known {
             let path = self.host_namespace(&domain);
             let found = Connected::find(&mut lock(&self.node), &path, &record.id)?;
@@ -203,7 +206,11 @@ impl Work {
         Ok(())
     }
 
-    pub(super) fn attach_container(&self, uid: &str, address: Ipv4Addr) -> Result<PodAttachment, NetworkError> {
+    pub(super) fn attach_container(
+        &self,
+        uid: &str,
+        address: Ipv4Addr,
+    ) -> Result<PodAttachment, NetworkError> {
         let known = match lock(&self.addresses).pods.get(uid).map(|record| record.place.clone()) {
             Some(PodPlace::Container { id }) => Some(id),
             Some(PodPlace::Wasm { .. }) | None => None,
@@ -292,7 +299,8 @@ impl Work {
     }
 
     pub(super) fn release_host(&self, domain: &str) -> Result<(), NetworkError> {
-        let inside = |record: &PodRecord| matches!(&record.place, PodPlace::Wasm { domain: d } if d == domain);
+        let inside =
+            |record: &PodRecord| matches!(&record.place, PodPlace::Wasm { domain: d } if d == domain);
         let pods: Vec<String> = {
             let addresses = lock(&self.addresses);
             addresses.pods.iter().filter(|(_, r)| inside(r)).map(|(uid, _)| uid.clone()).collect()

@@ -198,9 +198,9 @@ fn find(zone: &Zone, table: &Table, labels: &[&str], kind: RecordType) -> Found 
             Some(address) if zone.ranges[0].contains(address) => addresses([address], kind),
             _ => Found::NoName,
         },
-        [service, namespace, "svc"] => with(table, namespace, service, |entry| {
-            of_service(zone, (service, namespace), entry, kind)
-        }),
+        [service, namespace, "svc"] => {
+            with(table, namespace, service, |entry| of_service(zone, (service, namespace), entry, kind))
+        }
         [label, service, namespace, "svc"] => {
             with(table, namespace, service, |entry| below_service(label, entry, kind))
         }
@@ -279,7 +279,10 @@ fn services(
         Entry::Members(members) => {
             let one = |m: &Member| {
                 let name = below(&own, &[&m.label]);
-                ports(&m.ports).into_iter().map(move |port| (name.clone(), m.address, port)).collect::<Vec<_>>()
+                ports(&m.ports)
+                    .into_iter()
+                    .map(move |port| (name.clone(), m.address, port))
+                    .collect::<Vec<_>>()
             };
             targets.extend(members.iter().flat_map(one));
         }
@@ -295,7 +298,8 @@ fn services(
     let answers = targets.iter().map(|(name, _, port)| RData::SRV(SRV::new(0, weight, *port, name.clone())));
     let answers = answers.collect();
     targets.dedup_by(|a, b| a.0 == b.0);
-    let address = |(name, address, _): (Name, Ipv4Addr, u16)| Record::from_rdata(name, TTL, RData::A(A(address)));
+    let address =
+        |(name, address, _): (Name, Ipv4Addr, u16)| Record::from_rdata(name, TTL, RData::A(A(address)));
     Found::Records { answers, additionals: targets.into_iter().map(address).collect() }
 }
 

@@ -109,7 +109,8 @@ fn nameservers(text: &str) -> Vec<SocketAddr> {
 }
 
 async fn ask_udp(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
-    let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let any: IpAddr =
+        if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     // A fresh port and a fresh id for every query: an answer cannot be guessed by others.
     let socket = UdpSocket::bind((any, 0)).await?;
     socket.connect(server).await?;
@@ -156,7 +157,8 @@ impl Asked {
         let is_answer = answer.get(2)? & 0x80 != 0;
         let question = answer.get(self.question.clone());
         // A server that cannot read the query may leave the question out.
-        let same_question = question.is_some_and(|q| q.eq_ignore_ascii_case(&self.sent[self.question.clone()]))
+        let same_question = question
+            .is_some_and(|q| q.eq_ignore_ascii_case(&self.sent[self.question.clone()]))
             || answer.get(4..6)? == [0, 0];
         (same_id && is_answer && same_question).then(|| {
             let mut answer = answer.to_vec();
@@ -187,7 +189,8 @@ mod tests {
 
     #[test]
     fn resolv_conf_is_read() {
-        let text = "# nameserver 9.9.9.9\nnameserver 10.0.0.2\nsearch a b\n nameserver fd00::1 # x\nnameserver ?\n";
+        let text =
+            "# nameserver 9.9.9.9\nnameserver 10.0.0.2\nsearch a b\n nameserver fd00::1 # x\nnameserver ?\n";
         let servers: Vec<_> = nameservers(text).iter().map(ToString::to_string).collect();
         assert_eq!(servers, ["10.0.0.2:53", "[fd00::1]:53"]);
     }

@@ -15,13 +15,13 @@ use hickory_proto::rr::Name;
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
 use tokio::task::JoinSet;
 
-pub use forward::Upstreams;
 use forward::Forwarder;
+pub use forward::Upstreams;
 use serve::Server;
 use table::Entry;
 
 use crate::ipam::Cidr;
-use crate::observe;
+use crate::observe::Follower;
 
 /// How the DNS server is to be.
 pub struct DnsConfig {
@@ -83,7 +83,8 @@ impl DnsSockets {
     pub fn bind(addresses: &[SocketAddr]) -> Result<Self, DnsError> {
         let mut sockets = Self::default();
         for address in addresses {
-            let fail = |errno: rustix::io::Errno| DnsError::Listen { address: *address, source: errno.into() };
+            let fail =
+                |errno: rustix::io::Errno| DnsError::Listen { address: *address, source: errno.into() };
             let open = |kind| {
                 let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
                 let fd = net::socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
@@ -112,7 +113,7 @@ impl DnsSockets {
 
 /// Answers queries until `stop` ends. Queries for names of the cluster wait until the API was read once;
 /// afterwards they are answered whether or not the API can be reached.
-pub async fn run_dns(config: DnsConfig, stop: impl Future<Output = ()>) -> Result<(), DnsError> {
+pub async fn run_dns(config: DnsConfig, stop: impl Future<Output = ()> + Send) -> Result<(), DnsError> {
     let mut domain = Name::from_ascii(&config.domain)
         .map_err(|source| DnsError::Domain { domain: config.domain.clone(), source })?
         .to_lowercase();
@@ -132,16 +133,20 @@ pub async fn run_dns(config: DnsConfig, stop: impl Future<Output = ()>) -> Resul
         let listener = tokio::net::TcpListener::from_std(listener).map_err(DnsError::Socket)?;
         loops.spawn(serve::streams(Arc::clone(&server), listener));
     }
-    let stop = pin!(stop);
-    observe::follow(config.client, stop, async |objects, round| {
+    let (mut stop, mut follower) = (pin!(stop), Follower::new(&config.client));
+    loop {
+        let round = tokio::select! {
+            () = &mut stop => break,
+            round = follower.next() => round,
+        };
+        let Some(round) = round else { break };
         let _span = tracing::debug_span!("dns", changed = round.changed.len()).entered();
-        let changes = round.changed.into_iter().map(|name| {
+        let objects = follower.objects();
+        server.update(round.changed.into_iter().map(|name| {
             let entry = objects.service(&name).map(|s| Entry::read(s, objects.slices(&name)));
             (name, entry)
-        });
-        server.update(changes);
-    })
-    .await;
+        }));
+    }
     loops.shutdown().await;
     Ok(())
 }

@@ -29,10 +29,7 @@ pub(super) struct Member {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Entry {
     /// A ClusterIP.
-    Address {
-        address: Ipv4Addr,
-        ports: Vec<Port>,
-    },
+    Address { address: Ipv4Addr, ports: Vec<Port> },
     /// Its endpoints.
     Members(Vec<Member>),
     /// Another name.

@@ -82,7 +82,11 @@ fn the_table_of_names() {
         ("other.svc.cluster.local.", A, "NXDomain"),
         ("svc.cluster.local.", A, "NoError"),
         ("cluster.local.", A, "NoError"),
-        ("cluster.local.", SOA, "NoError ns.dns.cluster.local. hostmaster.cluster.local. 1 7200 1800 86400 5"),
+        (
+            "cluster.local.",
+            SOA,
+            "NoError ns.dns.cluster.local. hostmaster.cluster.local. 1 7200 1800 86400 5",
+        ),
         ("example.org.default.svc.cluster.local.", A, "NXDomain"),
         ("example.org.svc.cluster.local.", A, "NXDomain"),
         ("example.org.cluster.local.", A, "NXDomain"),

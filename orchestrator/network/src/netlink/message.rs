@@ -33,7 +33,13 @@ impl Messages {
     }
 
     /// Adds one message: type, `NLM_F_*` flags, the fixed part, then what `attributes` writes.
-    pub(crate) fn push(&mut self, kind: u16, flags: u16, fixed: &[u8], attributes: impl FnOnce(&mut Writer<'_>)) {
+    pub(crate) fn push(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        fixed: &[u8],
+        attributes: impl FnOnce(&mut Writer<'_>),
+    ) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(&[0; 4]);
         self.bytes.extend_from_slice(&kind.to_ne_bytes());

@@ -216,7 +216,14 @@ impl Expression<'_> {
             Self::Random { modulus, into } => pairs(w, &[(1, into.number()), (2, *modulus), (3, 1)]),
             Self::Hash { register, length, modulus, seed, into } => pairs(
                 w,
-                &[(1, register.number()), (2, into.number()), (3, *length), (4, *modulus), (5, *seed), (7, 0)],
+                &[
+                    (1, register.number()),
+                    (2, into.number()),
+                    (3, *length),
+                    (4, *modulus),
+                    (5, *seed),
+                    (7, 0),
+                ],
             ),
             Self::DestinationKind { into } => pairs(w, &[(1, into.number()), (2, 3), (3, 2)]),
             Self::DestinationNat { address, port } => {
@@ -258,6 +265,9 @@ fn lookup(w: &mut Writer<'_>, set: &Set, key: Register, into: Option<u32>) {
     }
     w.be32(4, set.id);
 }
+
+/// Key and data of an element.
+pub(crate) type Element = (Vec<u8>, Vec<u8>);
 
 /// Changes that come into force together or not at all. All of them are in the `ip` family.
 pub(crate) struct Batch {
@@ -355,7 +365,7 @@ impl Batch {
 
     /// Adds elements with their data (empty for a plain set). An equal element there already is fine, one
     /// with other data is refused (`EEXIST`).
-    pub(crate) fn add_elements(&mut self, set: &Set, elements: &[(Vec<u8>, Vec<u8>)]) {
+    pub(crate) fn add_elements(&mut self, set: &Set, elements: &[Element]) {
         for chunk in elements.chunks(ELEMENTS_PER_MESSAGE) {
             self.push_elements(NEW_ELEMENT, CREATE, set, chunk, |(key, value), w| {
                 w.nest(1, |w| w.bytes(DATA_VALUE, key));
@@ -440,11 +450,7 @@ pub(crate) fn table_userdata(socket: &mut Socket, table: &str) -> Result<Option<
 }
 
 /// Every element (key, data) of a set.
-pub(crate) fn elements(
-    socket: &mut Socket,
-    table: &str,
-    set: &str,
-) -> Result<Vec<(Vec<u8>, Vec<u8>)>, NetlinkError> {
+pub(crate) fn elements(socket: &mut Socket, table: &str, set: &str) -> Result<Vec<Element>, NetlinkError> {
     let mut messages = Messages::new();
     messages.push(SUBSYSTEM << 8 | GET_ELEMENT, REQUEST | DUMP, &[FAMILY_IPV4, 0, 0, 0], |w| {
         w.string(1, table);

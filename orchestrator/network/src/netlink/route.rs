@@ -171,7 +171,11 @@ pub(crate) struct LinkSettings<'a> {
 }
 
 /// Brings a link up with these settings.
-pub(crate) fn set_up(socket: &mut Socket, index: u32, settings: &LinkSettings<'_>) -> Result<(), NetlinkError> {
+pub(crate) fn set_up(
+    socket: &mut Socket,
+    index: u32,
+    settings: &LinkSettings<'_>,
+) -> Result<(), NetlinkError> {
     let mut messages = Messages::new();
     messages.push(NEW_LINK, REQUEST_ACK, &link_header(index, IFF_UP, IFF_UP), |w| {
         if let Some(alias) = settings.alias {

@@ -89,7 +89,8 @@ impl Socket {
             Family::Netfilter => Some(netlink::NETFILTER),
         };
         let open = || {
-            let fd = net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
+            let fd =
+                net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
             net::bind(&fd, &netlink::SocketAddrNetlink::new(0, 0))?;
             sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(PATIENCE))?;
             // Without the right to force it the default stays, and only very large rule sets are refused.

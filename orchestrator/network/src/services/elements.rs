@@ -460,10 +460,8 @@ mod tests {
     #[test]
     fn every_backend_has_a_fair_share_of_the_slots() {
         for count in [1_usize, 2, 3, 31, 32, 33, 64, 65, 256, 1000, 8192] {
-            let backends = (0..count).map(|n| Backend {
-                address: Ipv4Addr::from_bits(u32::try_from(n).unwrap()),
-                port: 1,
-            });
+            let backends = (0..count)
+                .map(|n| Backend { address: Ipv4Addr::from_bits(u32::try_from(n).unwrap()), port: 1 });
             let route = Route { backends: backends.collect(), ..route([]) };
             let mut shares: HashMap<Backend, usize> = HashMap::new();
             for (key, value) in expand(frontend(80), &route) {
@@ -499,7 +497,8 @@ mod tests {
     fn an_address_is_used_as_long_as_one_service_uses_it() {
         let mut desired = Desired::new(vec![]);
         let address = Ipv4Addr::new(10, 128, 0, 7);
-        desired.update(vec![("a", vec![(frontend(1), route([7]))]), ("b", vec![(frontend(2), route([7, 8]))])]);
+        desired
+            .update(vec![("a", vec![(frontend(1), route([7]))]), ("b", vec![(frontend(2), route([7, 8]))])]);
         assert_eq!(desired.use_of(address), Use::Ready);
         desired.update(vec![("a", vec![])]);
         assert_eq!(desired.use_of(address), Use::Ready);
@@ -515,8 +514,7 @@ mod tests {
     fn a_frontend_that_moves_to_another_service_stays() {
         let mut desired = Desired::new(vec![]);
         desired.update(vec![("old", vec![(frontend(80), route([2, 3]))])]);
-        let change = desired
-            .update(vec![("new", vec![(frontend(80), route([2, 3]))]), ("old", vec![])]);
+        let change = desired.update(vec![("new", vec![(frontend(80), route([2, 3]))]), ("old", vec![])]);
         assert_eq!(change, Change::default());
     }
 

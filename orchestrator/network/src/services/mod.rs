@@ -10,41 +10,51 @@ use std::pin::pin;
 use std::time::Duration;
 
 use kube::Client;
+use tokio::time::MissedTickBehavior;
 use tracing::Instrument;
 
 use crate::attach::Network;
-use crate::observe;
+use crate::model::Name;
+use crate::observe::{Follower, Objects, Round};
+use elements::{Frontend, Route};
 
 /// How often it is looked whether the rules are still there.
 const CHECK: Duration = Duration::from_secs(10);
 
 /// Keeps the rules of every namespace of `network` in step with the Services and EndpointSlices of the
 /// cluster until `stop` ends. The rules stay when it returns: a restart interrupts no traffic.
-pub async fn run_services(client: Client, network: Network, stop: impl Future<Output = ()>) {
-    let checks = async {
-        loop {
-            tokio::time::sleep(CHECK).await;
-            if let Err(error) = network.repair_rules().await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "Service rules cannot be repaired");
+pub async fn run_services(client: Client, network: Network, stop: impl Future<Output = ()> + Send) {
+    let mut follower = Follower::new(&client);
+    let mut checks = tokio::time::interval(CHECK);
+    checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut stop = pin!(stop);
+    loop {
+        let round = tokio::select! {
+            () = &mut stop => return,
+            _ = checks.tick() => {
+                if let Err(error) = network.repair_rules().await {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "Service rules cannot be mended");
+                }
+                continue;
             }
-        }
-    };
-    let follow = observe::follow(client, stop, async |objects, round| {
-        let span = tracing::info_span!("services", changed = round.changed.len());
-        let plan = |name: &crate::model::Name| {
-            let service = objects.service(name);
-            let routes = service.map(|s| plan::service(s, objects.slices(name), network.node_name()));
-            (name.clone(), routes.unwrap_or_default())
+            round = follower.next() => round,
         };
-        let services = span.in_scope(|| {
-            let _plan = tracing::debug_span!("plan").entered();
-            round.changed.iter().map(plan).collect()
-        });
-        let apply = network.update_rules(services, round.revision).instrument(span);
-        if let Err(error) = apply.await {
+        let Some(round) = round else { return };
+        let span = tracing::info_span!("services", changed = round.changed.len());
+        let services = span.in_scope(|| plan_round(&round, follower.objects(), network.node_name()));
+        if let Err(error) = network.update_rules(services, round.revision).instrument(span).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "Service rules cannot be set");
         }
-    });
-    let (checks, follow) = (pin!(checks), pin!(follow));
-    futures::future::select(checks, follow).await;
+    }
+}
+
+/// The routes of every Service that changed; none for one that is gone.
+#[tracing::instrument(name = "plan", level = "debug", skip_all)]
+fn plan_round(round: &Round, objects: &Objects, node: &str) -> Vec<(Name, Vec<(Frontend, Route)>)> {
+    let plan = |name: &Name| {
+        let service = objects.service(name);
+        let routes = service.map(|service| plan::service(service, objects.slices(name), node));
+        (name.clone(), routes.unwrap_or_default())
+    };
+    round.changed.iter().map(plan).collect()
 }

@@ -115,7 +115,8 @@ mod tests {
 
     fn object(spec: serde_json::Value) -> serde_json::Value {
         let mut spec = spec;
-        spec["ports"] = json!([{"name": "http", "port": 80, "targetPort": 8080, "nodePort": spec["nodePort"]}]);
+        spec["ports"] =
+            json!([{"name": "http", "port": 80, "targetPort": 8080, "nodePort": spec["nodePort"]}]);
         json!({"metadata": {"name": "web", "namespace": "default"}, "spec": spec})
     }
 
@@ -126,9 +127,18 @@ mod tests {
         let draining = json!({"ready": false, "serving": true, "terminating": true});
         let gone = json!({"ready": false, "serving": false, "terminating": true});
         let cases = [
-            (json!([endpoint(2, ready.clone(), "here"), endpoint(3, json!({}), "there")]), "Ready Kept 2:8080 3:8080"),
-            (json!([endpoint(2, ready.clone(), "here"), endpoint(3, draining.clone(), "here")]), "Ready Kept 2:8080"),
-            (json!([endpoint(2, starting.clone(), "here"), endpoint(3, draining, "here")]), "LastResort Kept 3:8080"),
+            (
+                json!([endpoint(2, ready.clone(), "here"), endpoint(3, json!({}), "there")]),
+                "Ready Kept 2:8080 3:8080",
+            ),
+            (
+                json!([endpoint(2, ready.clone(), "here"), endpoint(3, draining.clone(), "here")]),
+                "Ready Kept 2:8080",
+            ),
+            (
+                json!([endpoint(2, starting.clone(), "here"), endpoint(3, draining, "here")]),
+                "LastResort Kept 3:8080",
+            ),
             (json!([endpoint(2, starting, "here"), endpoint(3, gone, "here")]), "LastResort Kept"),
             (json!([]), "LastResort Kept"),
         ];
@@ -142,23 +152,26 @@ mod tests {
     fn node_ports_and_policies() {
         let both = slice(json!([endpoint(2, json!({}), "here"), endpoint(3, json!({}), "there")]));
         let cluster = json!({"type": "NodePort", "clusterIP": "10.96.0.7", "nodePort": 30080});
-        assert_eq!(lines(object(cluster), &[both.clone()]), [
-            "10.96.0.7:80 Ready Kept 2:8080 3:8080",
-            "0.0.0.0:30080 Ready Masqueraded 2:8080 3:8080"
-        ]);
+        assert_eq!(
+            lines(object(cluster), std::slice::from_ref(&both)),
+            ["10.96.0.7:80 Ready Kept 2:8080 3:8080", "0.0.0.0:30080 Ready Masqueraded 2:8080 3:8080"]
+        );
         let local = json!({"type": "NodePort", "clusterIP": "10.96.0.7", "nodePort": 30080,
                            "externalTrafficPolicy": "Local", "internalTrafficPolicy": "Local"});
-        assert_eq!(lines(object(local), &[both]), [
-            "10.96.0.7:80 Ready Kept 2:8080",
-            "0.0.0.0:30080 Ready Kept 2:8080"
-        ]);
+        assert_eq!(
+            lines(object(local), &[both]),
+            ["10.96.0.7:80 Ready Kept 2:8080", "0.0.0.0:30080 Ready Kept 2:8080"]
+        );
     }
 
     #[test]
     fn headless_external_and_foreign_ports_have_no_routes() {
         let one = slice(json!([endpoint(2, json!({}), "here")]));
-        assert_eq!(lines(object(json!({"clusterIP": "None"})), &[one.clone()]), [""; 0]);
-        assert_eq!(lines(object(json!({"type": "ExternalName", "externalName": "a.b"})), &[one.clone()]), [""; 0]);
+        assert_eq!(lines(object(json!({"clusterIP": "None"})), std::slice::from_ref(&one)), [""; 0]);
+        assert_eq!(
+            lines(object(json!({"type": "ExternalName", "externalName": "a.b"})), std::slice::from_ref(&one)),
+            [""; 0]
+        );
         let mut other = one;
         other["ports"][0]["name"] = json!("metrics");
         let none = ["10.96.0.7:80 LastResort Kept"];
