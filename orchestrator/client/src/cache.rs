@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 use std::time::Duration;
 
 use futures::StreamExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::watcher;
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
@@ -292,20 +293,20 @@ impl<T: Cached> Cache<T> {
         }
         let new = Arc::new(object);
         let old = self.objects_mut().insert(key.clone(), Arc::clone(&new));
-        listeners.changed(&key, &Change::Applied { old: old.as_ref(), new: &new });
+        listeners.reindex(&key, old.as_ref(), Some(&new));
         self.advance(revision);
-        drop(listeners);
+        listeners.tell(&Change::Applied { old: old.as_ref(), new: &new });
     }
 
     fn delete(&self, object: &T) {
         let listeners = self.listeners();
         let key = Key::of(object);
         let old = self.objects_mut().remove(&key);
-        if let Some(old) = old {
-            listeners.changed(&key, &Change::Deleted { old: &old });
-        }
+        listeners.reindex(&key, old.as_ref(), None);
         self.advance(object::revision(object.meta()));
-        drop(listeners);
+        if let Some(old) = old {
+            listeners.tell(&Change::Deleted { old: &old });
+        }
     }
 
     /// Swaps in a whole list and tells the handlers what is different.
@@ -320,23 +321,26 @@ impl<T: Cached> Cache<T> {
             }
             fresh.insert(key, Arc::new(object));
         }
-        let mut old = std::mem::replace(&mut *self.objects_mut(), fresh.clone());
+        let mut gone = std::mem::replace(&mut *self.objects_mut(), fresh.clone());
+        let mut changed = Vec::new();
         for (key, new) in &fresh {
-            let before = old.remove(key);
-            let same = |before: &Arc<T>| {
-                before.meta().uid == new.meta().uid
-                    && before.meta().resource_version == new.meta().resource_version
-            };
-            if !before.as_ref().is_some_and(same) {
-                listeners.changed(key, &Change::Applied { old: before.as_ref(), new });
+            let before = gone.remove(key);
+            if !before.as_ref().is_some_and(|before| is_same(before.meta(), new.meta())) {
+                listeners.reindex(key, before.as_ref(), Some(new));
+                changed.push((before, new));
             }
         }
-        for (key, gone) in &old {
-            listeners.changed(key, &Change::Deleted { old: gone });
+        for (key, old) in &gone {
+            listeners.reindex(key, Some(old), None);
         }
         self.inner.progress.send_modify(|progress| progress.ready = true);
         self.advance(revision);
-        drop(listeners);
+        for (old, new) in changed {
+            listeners.tell(&Change::Applied { old: old.as_ref(), new });
+        }
+        for old in gone.values() {
+            listeners.tell(&Change::Deleted { old });
+        }
     }
 
     fn advance(&self, revision: u64) {
@@ -361,18 +365,22 @@ impl<T: Cached> Cache<T> {
 }
 
 impl<T> Listeners<T> {
-    fn changed(&self, key: &Key, change: &Change<'_, T>) {
-        let (old, new) = match change {
-            Change::Applied { old, new } => (*old, Some(*new)),
-            Change::Deleted { old } => (Some(*old), None),
-        };
+    fn reindex(&self, key: &Key, old: Option<&Arc<T>>, new: Option<&Arc<T>>) {
         for index in &self.indexes {
             index.update(key, old, new);
         }
+    }
+
+    /// Called when maps, indexes and progress are up to date, for a handler's reader may be quicker than we.
+    fn tell(&self, change: &Change<'_, T>) {
         for handler in &self.handlers {
             handler(change);
         }
     }
+}
+
+fn is_same(one: &ObjectMeta, other: &ObjectMeta) -> bool {
+    one.uid == other.uid && one.resource_version == other.resource_version
 }
 
 /// The objects of a cache by a value of theirs; cheap to clone.

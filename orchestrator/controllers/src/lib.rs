@@ -1,1 +1,91 @@
-//! controllers
+//! Controllers: desired objects from desired objects.
+//!
+//! Each follows one shape: observe (from caches) → plan (a pure function, tested as a table) → apply (API
+//! requests) → report (status). None keeps state that a restart would miss. All run in one supervised set.
+//!
+//! | controller | makes |
+//! | --- | --- |
+//! | `deployment` | ReplicaSets from Deployments |
+//! | `replicaset` | Pods from ReplicaSets |
+//! | `endpoints` | EndpointSlices and Endpoints from Services and Pods |
+//! | `namespace` | nothing, out of Namespaces that are to be deleted |
+//! | `service_account` | a ServiceAccount and the certificate authority in each Namespace |
+//! | `garbage` | removes what has lost its owners |
+//! | `node` | NotReady and evictions out of a node's silence |
+//! | `pod_garbage` | removes pods that nobody reports on |
+
+mod caches;
+mod claim;
+mod deployment;
+mod discovery;
+mod endpoints;
+mod garbage;
+mod namespace;
+mod node;
+mod pod;
+mod pod_garbage;
+mod replicaset;
+mod service_account;
+mod write;
+
+use std::future::Future;
+use std::time::Duration;
+
+use catamaran_client::runner::TaskEnded;
+use catamaran_client::{Client, Recorder, Tasks};
+
+/// What the controllers must be told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The certificates of the cluster's authority, PEM: each Namespace gets them in `kube-root-ca.crt`.
+    pub ca_pem: String,
+    /// How long a node may be silent before it counts as lost. Kubernetes: 50 s.
+    pub node_grace: Duration,
+    /// Pods that have ended and are kept, over all namespaces. Kubernetes: 12,500.
+    pub ended_pods: usize,
+}
+
+impl Config {
+    /// Kubernetes' numbers.
+    #[must_use]
+    pub fn new(ca_pem: impl Into<String>) -> Self {
+        Self { ca_pem: ca_pem.into(), node_grace: Duration::from_secs(50), ended_pods: 12_500 }
+    }
+}
+
+/// Runs all controllers until `stop` is ready.
+///
+/// # Errors
+/// A controller ended by itself, which none does unless it panics.
+pub async fn run(client: Client, config: Config, stop: impl Future<Output = ()>) -> Result<(), TaskEnded> {
+    let mut tasks = Tasks::new();
+    let recorder = |component: &str, tasks: &mut Tasks| {
+        let (recorder, writer) = Recorder::new(client.clone(), component, None);
+        tasks.spawn("events", writer);
+        recorder
+    };
+    let deployments = recorder("deployment-controller", &mut tasks);
+    let replica_sets = recorder("replicaset-controller", &mut tasks);
+    let nodes = recorder("node-controller", &mut tasks);
+    let caches = caches::Caches::start(&client, &mut tasks);
+    let leases = node::leases(&client, &mut tasks);
+    let own = service_account::OwnCaches::start(&client, &mut tasks);
+    let shared = || (client.clone(), caches.clone());
+
+    let (c, all) = shared();
+    tasks.spawn("deployment", deployment::run(c, all, deployments));
+    let (c, all) = shared();
+    tasks.spawn("replicaset", replicaset::run(c, all, replica_sets));
+    let (c, all) = shared();
+    tasks.spawn("endpoints", endpoints::run(c, all));
+    let (c, all) = shared();
+    tasks.spawn("namespace", namespace::run(c, all));
+    let (c, all) = shared();
+    tasks.spawn("serviceaccount", service_account::run(c, all, own, config.ca_pem));
+    let (c, all) = shared();
+    tasks.spawn("node", node::run(c, all, leases, nodes, config.node_grace));
+    let (c, all) = shared();
+    tasks.spawn("podgarbage", pod_garbage::run(c, all, config.ended_pods));
+    tasks.spawn("garbage", garbage::run(client.clone()));
+    tasks.run(stop).await
+}
