@@ -13,7 +13,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let dir = arguments.next().ok_or("usage: serve DIR [PORT]")?;
     let port: u16 = arguments.next().map_or(Ok(6443), |port| port.parse())?;
-    let at = |port| Listen { address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)), binding: Binding::Present };
+    let at =
+        |port| Listen { address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)), binding: Binding::Present };
     let mut config = ServerConfig::new(&dir);
     config.listen = vec![at(port)];
     config.registry_listen = vec![at(port + 1)];

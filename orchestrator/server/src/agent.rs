@@ -18,10 +18,10 @@ use tokio_rustls::TlsConnector;
 use catamaran_api::status::Status;
 
 use crate::body::{self, Body};
+use crate::core::ServerError;
 use crate::error::chain;
 use crate::pki::{Pki, PkiError, Subject};
 use crate::serve::ServeError;
-use crate::core::ServerError;
 
 const CONNECT: Duration = Duration::from_secs(10);
 /// Headers that belong to one connection and are not passed on (RFC 9110, 7.6.1), unless for an upgrade.
@@ -45,16 +45,16 @@ impl AgentClient {
         let subject = Subject::client("system:kube-apiserver", Some("system:masters"));
         let own = pki.credentials("agent-client", &subject)?;
         let broken = || PkiError::Broken { path: "agent-client.crt".into(), what: "certificate" };
-        let (certificate, key) =
-            own.certificate_der().zip(own.key_der()).ok_or_else(broken)?;
+        let (certificate, key) = own.certificate_der().zip(own.key_der()).ok_or_else(broken)?;
         let mut roots = RootCertStore::empty();
         roots.add(pki.ca_der()?).map_err(ServeError::Certificate)?;
-        let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(ServeError::Certificate)?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(vec![certificate], key)
-            .map_err(ServeError::Certificate)?;
+        let config =
+            rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .map_err(ServeError::Certificate)?
+                .with_root_certificates(roots)
+                .with_client_auth_cert(vec![certificate], key)
+                .map_err(ServeError::Certificate)?;
         Ok(AgentClient { connector: TlsConnector::from(Arc::new(config)) })
     }
 
@@ -103,7 +103,8 @@ impl AgentClient {
             let stream = self.connector.connect(name, stream).await.map_err(|error| error.to_string())?;
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| chain(&error))
         };
-        let (sender, connection) = timeout(CONNECT, dial).await.map_err(|_| "it does not answer".to_owned())??;
+        let (sender, connection) =
+            timeout(CONNECT, dial).await.map_err(|_| "it does not answer".to_owned())??;
         tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "the connection to an agent ended early");

@@ -221,9 +221,8 @@ mod tests {
         let statics = StaticTokens::new([("secret".to_owned(), UserInfo::new("boot", &["g"]))]);
         let store = MemoryStore::new();
         let none = Extensions::new();
-        let check = async |value: &str| {
-            authenticate(&none, &headers(value), (&statics, &tokens), &store, 1500).await
-        };
+        let check =
+            async |value: &str| authenticate(&none, &headers(value), (&statics, &tokens), &store, 1500).await;
         assert_eq!(check("Bearer secret").await.unwrap().name, "boot");
         assert_eq!(check("bearer secret").await.unwrap().groups, ["g", AUTHENTICATED]);
         assert_eq!(check("Bearer other").await.unwrap_err().code, 401);

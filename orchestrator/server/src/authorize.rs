@@ -46,12 +46,8 @@ pub enum Decision {
     NoOpinion,
 }
 
-const COMPONENTS: [&str; 4] = [
-    "system:kube-controller-manager",
-    "system:kube-scheduler",
-    "system:kube-apiserver",
-    "system:apiserver",
-];
+const COMPONENTS: [&str; 4] =
+    ["system:kube-controller-manager", "system:kube-scheduler", "system:kube-apiserver", "system:apiserver"];
 
 /// A rule: groups, resources (`resource` or `resource/subresource`), verbs.
 type Rule = (&'static [&'static str], &'static [&'static str], &'static [&'static str]);
@@ -62,8 +58,16 @@ const NODE_RULES: &[Rule] = &[
     (
         &[""],
         &[
-            "pods", "nodes", "services", "endpoints", "configmaps", "secrets", "persistentvolumes",
-            "persistentvolumeclaims", "namespaces", "serviceaccounts",
+            "pods",
+            "nodes",
+            "services",
+            "endpoints",
+            "configmaps",
+            "secrets",
+            "persistentvolumes",
+            "persistentvolumeclaims",
+            "namespaces",
+            "serviceaccounts",
         ],
         READ,
     ),
@@ -225,7 +229,12 @@ mod tests {
             (&nobody, "create", reviews, "selfsubjectaccessreviews", "", false),
         ];
         for (user, verb, group, resource, name, expected) in table {
-            assert_eq!(may(user, verb, group, resource, name), expected, "{} {verb} {resource} {name}", user.name);
+            assert_eq!(
+                may(user, verb, group, resource, name),
+                expected,
+                "{} {verb} {resource} {name}",
+                user.name
+            );
         }
     }
 

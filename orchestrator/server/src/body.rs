@@ -56,7 +56,8 @@ pub async fn read(body: Body) -> Result<Bytes, Status> {
     let mut pieces = BytesMut::new();
     let mut only = None;
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Status::bad_request(format!("could not read the request body: {error}")))?;
+        let frame = frame
+            .map_err(|error| Status::bad_request(format!("could not read the request body: {error}")))?;
         let Ok(piece) = frame.into_data() else { continue };
         if pieces.len() + piece.len() + only.as_ref().map_or(0, Bytes::len) > REQUEST_LIMIT {
             return Err(Status::request_entity_too_large(&format!("limit is {REQUEST_LIMIT}")));
@@ -81,7 +82,8 @@ pub fn json(code: u16, bytes: impl Into<Bytes>) -> Response<Body> {
 /// A response with a content type.
 pub fn typed(code: u16, content_type: &str, bytes: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(full(bytes));
-    *response.status_mut() = http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() =
+        http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
     if let Ok(value) = HeaderValue::from_str(content_type) {
         response.headers_mut().insert(header::CONTENT_TYPE, value);
     }
@@ -131,7 +133,9 @@ mod tests {
 
     #[test]
     fn gzip_is_asked_for() {
-        for (value, expected) in [("gzip", true), ("deflate, gzip;q=0.5", true), ("gzip;q=0", false), ("br", false)] {
+        for (value, expected) in
+            [("gzip", true), ("deflate, gzip;q=0.5", true), ("gzip;q=0", false), ("br", false)]
+        {
             let headers = HeaderMap::from_iter([(header::ACCEPT_ENCODING, value.parse().unwrap())]);
             assert_eq!(takes_gzip(&headers), expected, "{value}");
         }

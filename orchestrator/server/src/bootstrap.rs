@@ -36,7 +36,9 @@ async fn ensure(server: &Server, object: Value) -> Result<(), Status> {
     let options = WriteOptions::parse(&Query::default(), "CreateOptions")?;
     match registry::create(&context, object.clone(), &options).await {
         Ok(_) => Ok(()),
-        Err(status) if status.reason == Some(Reason::AlreadyExists) => follow(&context, object, &options).await,
+        Err(status) if status.reason == Some(Reason::AlreadyExists) => {
+            follow(&context, object, &options).await
+        }
         Err(status) => Err(status),
     }
 }

@@ -43,7 +43,12 @@ pub(crate) struct Asked {
 }
 
 impl Context {
-    pub(crate) fn new(core: Arc<Core>, request: ResourceRequest, resource: &'static Resource, asked: Asked) -> Self {
+    pub(crate) fn new(
+        core: Arc<Core>,
+        request: ResourceRequest,
+        resource: &'static Resource,
+        asked: Asked,
+    ) -> Self {
         let Asked { query, headers, user, now } = asked;
         Context {
             core,
@@ -59,7 +64,12 @@ impl Context {
     }
 
     /// The same caller asking for something else, such as the parent of a subresource.
-    pub(crate) fn about(&self, resource: &'static Resource, namespace: Option<&str>, name: Option<&str>) -> Context {
+    pub(crate) fn about(
+        &self,
+        resource: &'static Resource,
+        namespace: Option<&str>,
+        name: Option<&str>,
+    ) -> Context {
         let request = ResourceRequest {
             group: resource.group.to_owned(),
             version: resource.version.to_owned(),
@@ -135,7 +145,12 @@ impl Context {
     ///
     /// # Errors
     /// 406, or 500 when the store holds something else.
-    pub(crate) fn stored(&self, code: u16, stored: &[u8], revision: Revision) -> Result<Response<Body>, Status> {
+    pub(crate) fn stored(
+        &self,
+        code: u16,
+        stored: &[u8],
+        revision: Revision,
+    ) -> Result<Response<Body>, Status> {
         if self.converts() || self.accepted()?.shape != Shape::Whole {
             return self.value(code, &self.decode(stored, revision)?);
         }
@@ -153,7 +168,12 @@ impl Context {
             Shape::Metadata(version) => serde_json::to_vec(&table::metadata(object, version)),
             Shape::Table(version) => {
                 let options = table::Options::parse(&self.query, version)?;
-                serde_json::to_vec(&table::of_one(self.resource, self.request.subresource.as_deref(), object, (&options, self.now)))
+                serde_json::to_vec(&table::of_one(
+                    self.resource,
+                    self.request.subresource.as_deref(),
+                    object,
+                    (&options, self.now),
+                ))
             }
         };
         Ok(self.respond(code, accepted.media, bytes.map_err(Status::internal_error)?.into()))

@@ -80,7 +80,8 @@ impl ServerConfig {
             IpAddr::V4(self.services.first()),
             IpAddr::V4(self.advertise.0),
         ];
-        addresses.extend(self.listen.iter().map(|listen| listen.address.ip()).filter(|ip| !ip.is_unspecified()));
+        addresses
+            .extend(self.listen.iter().map(|listen| listen.address.ip()).filter(|ip| !ip.is_unspecified()));
         addresses.extend(self.addresses.iter().copied());
         addresses.sort();
         addresses.dedup();
@@ -197,9 +198,13 @@ mod tests {
         let range = ServiceRange { base: Ipv4Addr::new(10, 96, 0, 0), prefix: 16 };
         assert_eq!(range.first(), Ipv4Addr::new(10, 96, 0, 1));
         assert_eq!(range.size(), 65536);
-        for (address, inside) in
-            [([10, 96, 0, 0], false), ([10, 96, 0, 1], true), ([10, 96, 255, 254], true), ([10, 96, 255, 255], false), ([10, 97, 0, 1], false)]
-        {
+        for (address, inside) in [
+            ([10, 96, 0, 0], false),
+            ([10, 96, 0, 1], true),
+            ([10, 96, 255, 254], true),
+            ([10, 96, 255, 255], false),
+            ([10, 97, 0, 1], false),
+        ] {
             assert_eq!(range.contains(address.into()), inside, "{address:?}");
         }
     }

@@ -152,9 +152,8 @@ fn etag(bytes: &[u8]) -> HeaderValue {
 }
 
 fn group(group: &Group) -> Value {
-    let version = |version: &&str| {
-        json!({"groupVersion": kind::api_version(group.name, version), "version": version})
-    };
+    let version =
+        |version: &&str| json!({"groupVersion": kind::api_version(group.name, version), "version": version});
     let versions: Vec<Value> = group.versions.iter().map(version).collect();
     json!({"name": group.name, "versions": versions, "preferredVersion": versions.first()})
 }
@@ -196,13 +195,21 @@ fn legacy(resource: &'static Resource) -> impl Iterator<Item = Value> {
 }
 
 fn aggregated(version: &str, core: bool) -> Value {
-    let chosen: Vec<&Group> =
-        if core { kind::groups().iter().filter(|group| group.name.is_empty()).collect() } else { groups().collect() };
+    let chosen: Vec<&Group> = if core {
+        kind::groups().iter().filter(|group| group.name.is_empty()).collect()
+    } else {
+        groups().collect()
+    };
     let items: Vec<Value> = chosen
         .into_iter()
         .map(|group| {
-            let versions: Vec<Value> = group.versions.iter().map(|version| aggregated_version(group.name, version)).collect();
-            let metadata = if group.name.is_empty() { json!({"creationTimestamp": null}) } else { json!({"name": group.name, "creationTimestamp": null}) };
+            let versions: Vec<Value> =
+                group.versions.iter().map(|version| aggregated_version(group.name, version)).collect();
+            let metadata = if group.name.is_empty() {
+                json!({"creationTimestamp": null})
+            } else {
+                json!({"name": group.name, "creationTimestamp": null})
+            };
             json!({"metadata": metadata, "versions": versions})
         })
         .collect();

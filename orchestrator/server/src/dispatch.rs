@@ -45,7 +45,9 @@ pub(crate) async fn answer(core: &Arc<Core>, mut request: Request<Body>) -> Resp
     let mut response = match answered {
         Ok(Ok(response)) => response,
         Ok(Err(status)) => error::response(&status),
-        Err(_) => error::response(&Status::timeout("request did not complete within the allotted timeout", 1)),
+        Err(_) => {
+            error::response(&Status::timeout("request did not complete within the allotted timeout", 1))
+        }
     };
     if head_only {
         *response.body_mut() = body::empty();
@@ -61,7 +63,8 @@ pub(crate) async fn answer(core: &Arc<Core>, mut request: Request<Body>) -> Resp
 
 /// `timeout=32s` bounds every request but watches.
 fn deadline(query: &Query, verb: Option<Verb>) -> Duration {
-    let asked = query.get("timeout").and_then(|text| text.strip_suffix('s')).and_then(|text| text.parse().ok());
+    let asked =
+        query.get("timeout").and_then(|text| text.strip_suffix('s')).and_then(|text| text.parse().ok());
     match (verb, asked) {
         (Some(Verb::Watch), _) | (_, None) => DEADLINE,
         (_, Some(seconds)) => Duration::from_secs(seconds).clamp(Duration::from_secs(1), DEADLINE),
@@ -78,7 +81,8 @@ async fn handle(
     let now = Timestamp::now();
     let keys = (&core.statics, &core.tokens);
     let user =
-        authenticate::authenticate(&parts.extensions, &parts.headers, keys, &*core.store, now.as_second()).await?;
+        authenticate::authenticate(&parts.extensions, &parts.headers, keys, &*core.store, now.as_second())
+            .await?;
     let user = impersonate(user, &parts.headers)?;
     let request = match route {
         Route::Resource(request) => request,
@@ -102,7 +106,10 @@ async fn handle(
     } else {
         main(context, content).await?
     };
-    response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
+    response
+        .headers_mut()
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-cache, private"));
     Ok(response)
 }
 
@@ -111,24 +118,36 @@ fn impersonate(user: UserInfo, headers: &HeaderMap) -> Result<UserInfo, Status> 
     let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
     let Some(name) = headers.get("impersonate-user").and_then(text) else { return Ok(user) };
     if !authorize::all_powerful(&user) {
-        let wanted =
-            Attributes { verb: "impersonate", group: "", resource: "users", subresource: "", namespace: "", name: &name };
+        let wanted = Attributes {
+            verb: "impersonate",
+            group: "",
+            resource: "users",
+            subresource: "",
+            namespace: "",
+            name: &name,
+        };
         return Err(authorize::refuse(&user, &wanted));
     }
     let groups: Vec<String> = headers.get_all("impersonate-group").iter().filter_map(text).collect();
-    let mut assumed = UserInfo { name, groups, uid: headers.get("impersonate-uid").and_then(text), ..UserInfo::default() };
+    let mut assumed =
+        UserInfo { name, groups, uid: headers.get("impersonate-uid").and_then(text), ..UserInfo::default() };
     if let Some(account) = assumed.name.strip_prefix("system:serviceaccount:")
         && let Some((namespace, _)) = account.split_once(':')
         && assumed.groups.is_empty()
     {
-        assumed.groups = vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
+        assumed.groups =
+            vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
     }
     if assumed.name != "system:anonymous" && !assumed.member_of(authenticate::AUTHENTICATED) {
         assumed.groups.push(authenticate::AUTHENTICATED.to_owned());
     }
     for (name, value) in headers {
         if let (Some(key), Some(value)) = (name.as_str().strip_prefix("impersonate-extra-"), text(value)) {
-            assumed.extra.entry(crate::query::decode(key, crate::query::Plus::IsPlus)).or_default().push(value);
+            assumed
+                .extra
+                .entry(crate::query::decode(key, crate::query::Plus::IsPlus))
+                .or_default()
+                .push(value);
         }
     }
     Ok(assumed)

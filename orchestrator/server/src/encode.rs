@@ -151,13 +151,20 @@ mod tests {
             "metadata": {"name": "a", "resourceVersion": "3"},
         });
         let stored = encode(&object);
-        assert!(text(&stored).starts_with(r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"},"data""#));
+        assert!(
+            text(&stored)
+                .starts_with(r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"},"data""#)
+        );
         let served = splice(&stored, 7);
         assert_eq!(decode(&stored, 7).unwrap(), serde_json::from_slice::<Value>(&served).unwrap());
         assert_eq!(decode(&stored, 7).unwrap()["metadata"]["resourceVersion"], "7");
         let mut item = Vec::new();
         splice_item_into(&mut item, &stored, 7);
-        assert!(text(&item).starts_with(r#"{"metadata":{"resourceVersion":"7","name":"a"},"#), "{}", text(&item));
+        assert!(
+            text(&item).starts_with(r#"{"metadata":{"resourceVersion":"7","name":"a"},"#),
+            "{}",
+            text(&item)
+        );
     }
 
     #[test]

@@ -60,7 +60,8 @@ impl Change {
             (EventKind::Put, None) => ChangeKind::Added,
             (EventKind::Put, Some(_)) => ChangeKind::Modified,
         };
-        let previous = (kind == ChangeKind::Modified).then(|| event.previous.as_ref().map(|e| e.value.clone()));
+        let previous =
+            (kind == ChangeKind::Modified).then(|| event.previous.as_ref().map(|e| e.value.clone()));
         Change {
             kind,
             key: event.entry.key.clone(),
@@ -243,11 +244,8 @@ impl Hubs {
         let after = self.store.revision();
         let source = self.store.watch(prefix, after).await?;
         let (questions, asked) = mpsc::channel(QUESTIONS);
-        let hub = Arc::new(Hub {
-            ring: RwLock::new(Ring::new(after, 0)),
-            head: watch::Sender::new(0),
-            questions,
-        });
+        let hub =
+            Arc::new(Hub { ring: RwLock::new(Ring::new(after, 0)), head: watch::Sender::new(0), questions });
         let mut hubs = self.hubs.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(hub) = hubs.get(prefix) {
             return Ok(hub.clone());

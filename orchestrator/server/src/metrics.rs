@@ -86,7 +86,11 @@ impl Metrics {
             for (class, count) in verb.codes.iter().enumerate() {
                 let count = count.load(Ordering::Relaxed);
                 if count > 0 {
-                    writeln!(out, "apiserver_request_total{{verb=\"{name}\",code=\"{}xx\"}} {count}", class + 1)?;
+                    writeln!(
+                        out,
+                        "apiserver_request_total{{verb=\"{name}\",code=\"{}xx\"}} {count}",
+                        class + 1
+                    )?;
                 }
             }
         }
@@ -106,17 +110,27 @@ impl Metrics {
             }
             writeln!(out, "{metric}_bucket{{verb=\"{name}\",le=\"+Inf\"}} {count}")?;
             let sum = Duration::from_micros(verb.micros.load(Ordering::Relaxed)).as_secs_f64();
-            writeln!(out, "{metric}_sum{{verb=\"{name}\"}} {sum}\n{metric}_count{{verb=\"{name}\"}} {count}")?;
+            writeln!(
+                out,
+                "{metric}_sum{{verb=\"{name}\"}} {sum}\n{metric}_count{{verb=\"{name}\"}} {count}"
+            )?;
         }
         let gauges = [
-            ("apiserver_current_inflight_requests", "Requests being answered.", self.running.load(Ordering::Relaxed)),
+            (
+                "apiserver_current_inflight_requests",
+                "Requests being answered.",
+                self.running.load(Ordering::Relaxed),
+            ),
             ("apiserver_longrunning_requests", "Open watches.", self.watchers.load(Ordering::Relaxed)),
             ("catamaran_store_revision", "The newest revision.", i64::try_from(revision).unwrap_or(i64::MAX)),
         ];
         for (name, help, value) in gauges {
             writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}")?;
         }
-        writeln!(out, "# HELP process_uptime_seconds Time since the start.\n# TYPE process_uptime_seconds gauge")?;
+        writeln!(
+            out,
+            "# HELP process_uptime_seconds Time since the start.\n# TYPE process_uptime_seconds gauge"
+        )?;
         writeln!(out, "process_uptime_seconds {}", uptime.as_secs())
     }
 }

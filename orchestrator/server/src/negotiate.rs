@@ -72,7 +72,8 @@ impl<'a> MediaRange<'a> {
     pub fn parse(text: &'a str) -> Self {
         let mut parts = text.split(';').map(str::trim);
         let name = parts.next().unwrap_or_default();
-        let parameters = parts.filter_map(|part| part.split_once('=')).map(|(k, v)| (k.trim(), v.trim())).collect();
+        let parameters =
+            parts.filter_map(|part| part.split_once('=')).map(|(k, v)| (k.trim(), v.trim())).collect();
         MediaRange { name, parameters }
     }
 
@@ -121,7 +122,9 @@ fn entry_of(entry: &MediaRange<'_>, shapes: Shapes) -> Option<Accepted> {
     let shape = match (entry.parameter("as"), shapes) {
         (None, _) => Shape::Whole,
         (Some("Table"), Shapes::All) => Shape::Table(version),
-        (Some("PartialObjectMetadata" | "PartialObjectMetadataList"), Shapes::All) => Shape::Metadata(version),
+        (Some("PartialObjectMetadata" | "PartialObjectMetadataList"), Shapes::All) => {
+            Shape::Metadata(version)
+        }
         _ => return None,
     };
     if shape != Shape::Whole && entry.parameter("g").is_some_and(|group| group != "meta.k8s.io") {
@@ -135,8 +138,7 @@ fn entry_of(entry: &MediaRange<'_>, shapes: Shapes) -> Option<Accepted> {
 /// # Errors
 /// 415 when it is another one.
 pub fn body_media(headers: &HeaderMap) -> Result<Media, Status> {
-    const KNOWN: [&str; 3] =
-        ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+    const KNOWN: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(Media::Json) };
     match MediaRange::parse(value.to_str().unwrap_or_default()).name {
         "" | "*/*" | "application/json" => Ok(Media::Json),
@@ -157,13 +159,21 @@ mod tests {
     #[test]
     fn accepted() {
         let table = [
-            ("application/json;as=Table;v=v1;g=meta.k8s.io,application/json", Media::Json, Shape::Table("v1")),
+            (
+                "application/json;as=Table;v=v1;g=meta.k8s.io,application/json",
+                Media::Json,
+                Shape::Table("v1"),
+            ),
             ("application/json;as=Table;v=v1beta1;g=meta.k8s.io", Media::Json, Shape::Table("v1beta1")),
             ("application/vnd.kubernetes.protobuf,application/json", Media::Json, Shape::Whole),
             ("application/vnd.kubernetes.protobuf, */*", Media::Json, Shape::Whole),
             ("*/*", Media::Json, Shape::Whole),
             ("application/yaml", Media::Yaml, Shape::Whole),
-            ("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", Media::Json, Shape::Metadata("v1")),
+            (
+                "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1",
+                Media::Json,
+                Shape::Metadata("v1"),
+            ),
             ("application/json;as=Table;g=other;v=v1, application/json", Media::Json, Shape::Whole),
             ("application/json, */*;q=0.8", Media::Json, Shape::Whole),
         ];
@@ -177,7 +187,11 @@ mod tests {
     #[test]
     fn refused() {
         for value in ["text/html", "application/vnd.kubernetes.protobuf", "application/json;as=Table;v=v2"] {
-            assert_eq!(accept(&headers(header::ACCEPT, value), Shapes::All).unwrap_err().code, 406, "{value}");
+            assert_eq!(
+                accept(&headers(header::ACCEPT, value), Shapes::All).unwrap_err().code,
+                406,
+                "{value}"
+            );
         }
         let table = headers(header::ACCEPT, "application/json;as=Table;v=v1;g=meta.k8s.io");
         assert_eq!(accept(&table, Shapes::WholeOnly).unwrap_err().code, 406);

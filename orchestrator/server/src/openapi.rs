@@ -7,8 +7,8 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, header};
 
-use catamaran_api::{kind, openapi};
 use catamaran_api::status::Status;
+use catamaran_api::{kind, openapi};
 
 use crate::body::{self, Body};
 use crate::negotiate;
@@ -45,7 +45,9 @@ impl OpenApi {
     /// `/openapi/v3`.
     pub(crate) fn index(&self, headers: &HeaderMap) -> Response<Body> {
         let bytes = self.index.get_or_init(|| {
-            let versions = kind::groups().iter().flat_map(|group| group.versions.iter().map(|version| (group.name, *version)));
+            let versions = kind::groups()
+                .iter()
+                .flat_map(|group| group.versions.iter().map(|version| (group.name, *version)));
             let hashes: Vec<(&str, &str, String)> = versions
                 .filter_map(|(group, version)| Some((group, version, self.document(group, version)?.1)))
                 .collect();
@@ -107,9 +109,10 @@ impl OpenApi {
     pub(crate) fn v2(&self, headers: &HeaderMap) -> Response<Body> {
         const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
         let entries = negotiate::accept_entries(headers);
-        let first = entries.iter().map(|entry| entry.name).find(|name| {
-            matches!(*name, PROTOBUF | "application/json" | "application/*" | "*/*")
-        });
+        let first = entries
+            .iter()
+            .map(|entry| entry.name)
+            .find(|name| matches!(*name, PROTOBUF | "application/json" | "application/*" | "*/*"));
         if first == Some(PROTOBUF) {
             let media = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
             return body::typed(200, media, openapi::v2_protobuf());

@@ -35,9 +35,8 @@ impl Selection {
             None => LabelSelector::everything(),
         };
         let fields = match query.get("fieldSelector") {
-            Some(text) => {
-                FieldSelector::parse(text, resource).map_err(|error| Status::bad_request(error.to_string()))?
-            }
+            Some(text) => FieldSelector::parse(text, resource)
+                .map_err(|error| Status::bad_request(error.to_string()))?,
             None => FieldSelector::default(),
         };
         Ok(Selection { labels, fields })
@@ -76,11 +75,15 @@ impl ListOptions {
             None => None,
         };
         if continues.is_some() && resource_version.is_some_and(|version| version != 0) {
-            return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+            return Err(Status::bad_request(
+                "specifying resource version is not allowed when using continue",
+            ));
         }
         Ok(ListOptions {
             selection: Selection::parse(query, resource)?,
-            limit: number(query, "limit")?.filter(|limit| *limit > 0).and_then(|limit| usize::try_from(limit).ok()),
+            limit: number(query, "limit")?
+                .filter(|limit| *limit > 0)
+                .and_then(|limit| usize::try_from(limit).ok()),
             continues,
             resource_version,
             matching: match query.get("resourceVersionMatch") {
@@ -177,7 +180,8 @@ impl Continue {
 
     fn parse(text: &str) -> Result<Self, Status> {
         let refuse = |why: &str| Status::bad_request(format!("continue key is not valid: {why}"));
-        let bytes = BASE64_URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|e| refuse(&e.to_string()))?;
+        let bytes =
+            BASE64_URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|e| refuse(&e.to_string()))?;
         let token: Token = serde_json::from_slice(&bytes).map_err(|error| refuse(&error.to_string()))?;
         if token.v != TOKEN_VERSION {
             return Err(refuse(&format!("server does not recognize this encoded version {:?}", token.v)));
@@ -243,7 +247,11 @@ impl WriteOptions {
             if manager.chars().count() > 128 {
                 errors.push(FieldError::too_long(&path, 128));
             } else if manager.chars().any(char::is_control) {
-                errors.push(FieldError::invalid(&path, manager.as_str(), "should only contain printable characters"));
+                errors.push(FieldError::invalid(
+                    &path,
+                    manager.as_str(),
+                    "should only contain printable characters",
+                ));
             }
         }
         if !errors.is_empty() {
@@ -318,7 +326,8 @@ impl DeleteOptions {
             None => query.all("dryRun").filter(|value| !value.is_empty()).map(str::to_owned).collect(),
         };
         let dry_run = dry_run(values.iter().map(String::as_str), &mut errors);
-        let propagation = propagation(wanted.propagation_policy.as_deref(), wanted.orphan_dependents, &mut errors);
+        let propagation =
+            propagation(wanted.propagation_policy.as_deref(), wanted.orphan_dependents, &mut errors);
         if !errors.is_empty() {
             return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &errors));
         }
@@ -331,7 +340,11 @@ impl DeleteOptions {
     }
 }
 
-fn propagation(policy: Option<&str>, orphan: Option<bool>, errors: &mut Vec<FieldError>) -> Option<Propagation> {
+fn propagation(
+    policy: Option<&str>,
+    orphan: Option<bool>,
+    errors: &mut Vec<FieldError>,
+) -> Option<Propagation> {
     let path = Path::root("propagationPolicy");
     match (policy, orphan) {
         (Some(policy), Some(_)) => {
@@ -343,7 +356,11 @@ fn propagation(policy: Option<&str>, orphan: Option<bool>, errors: &mut Vec<Fiel
         (Some("Background"), None) | (None, Some(false)) => Some(Propagation::Background),
         (Some("Foreground"), None) => Some(Propagation::Foreground),
         (Some(policy), None) => {
-            errors.push(FieldError::not_supported(&path, policy, &["Foreground", "Background", "Orphan", "nil"]));
+            errors.push(FieldError::not_supported(
+                &path,
+                policy,
+                &["Foreground", "Background", "Orphan", "nil"],
+            ));
             None
         }
         (None, None) => None,
@@ -385,7 +402,10 @@ mod tests {
             assert_eq!(list(raw, watch).err(), expected, "{raw}");
         }
         assert_eq!(list("limit=0", false).unwrap().limit, None);
-        assert_eq!(list("sendInitialEvents=false&resourceVersionMatch=NotOlderThan", true).unwrap().initial_events, Some(false));
+        assert_eq!(
+            list("sendInitialEvents=false&resourceVersionMatch=NotOlderThan", true).unwrap().initial_events,
+            Some(false)
+        );
     }
 
     #[test]
@@ -395,14 +415,17 @@ mod tests {
         let loose = Continue { revision: None, after: "n".into() };
         assert_eq!(Continue::parse(&loose.to_token()).unwrap(), loose);
         for start in ["../x", "", "/etc", "a//b"] {
-            let bad = BASE64_URL_SAFE_NO_PAD.encode(json!({"v": TOKEN_VERSION, "rv": 1, "start": start}).to_string());
+            let bad = BASE64_URL_SAFE_NO_PAD
+                .encode(json!({"v": TOKEN_VERSION, "rv": 1, "start": start}).to_string());
             assert_eq!(Continue::parse(&bad).unwrap_err().code, 400, "{start}");
         }
     }
 
     #[test]
     fn writes() {
-        let parse = |raw: &str| WriteOptions::parse(&Query::parse(Some(raw)), "CreateOptions").map_err(|status| status.code);
+        let parse = |raw: &str| {
+            WriteOptions::parse(&Query::parse(Some(raw)), "CreateOptions").map_err(|status| status.code)
+        };
         assert_eq!(parse("dryRun=All").unwrap().dry_run, DryRun::All);
         assert_eq!(parse("dryRun=Some").unwrap_err(), 422);
         assert_eq!(parse("fieldValidation=Strict").unwrap().field_validation, FieldValidation::Strict);
@@ -413,13 +436,18 @@ mod tests {
 
     #[test]
     fn deletions() {
-        let parse = |body, raw| DeleteOptions::parse(body, &Query::parse(Some(raw))).map_err(|status| status.code);
-        let options = parse(json!({"gracePeriodSeconds": -5, "propagationPolicy": "Foreground"}), "").unwrap();
+        let parse =
+            |body, raw| DeleteOptions::parse(body, &Query::parse(Some(raw))).map_err(|status| status.code);
+        let options =
+            parse(json!({"gracePeriodSeconds": -5, "propagationPolicy": "Foreground"}), "").unwrap();
         assert_eq!((options.grace_seconds, options.propagation), (Some(1), Some(Propagation::Foreground)));
         let options = parse(json!(null), "gracePeriodSeconds=3&propagationPolicy=Orphan&dryRun=All").unwrap();
         assert_eq!((options.grace_seconds, options.dry_run), (Some(3), DryRun::All));
         assert_eq!(parse(json!({"propagationPolicy": "X"}), "").unwrap_err(), 422);
-        assert_eq!(parse(json!({"propagationPolicy": "Orphan", "orphanDependents": true}), "").unwrap_err(), 422);
+        assert_eq!(
+            parse(json!({"propagationPolicy": "Orphan", "orphanDependents": true}), "").unwrap_err(),
+            422
+        );
         let options = parse(json!({"preconditions": {"uid": "u"}}), "").unwrap();
         assert_eq!(options.preconditions.uid.as_deref(), Some("u"));
     }

@@ -157,7 +157,11 @@ impl Pki {
     /// # Errors
     /// When files cannot be read or written, or do not hold what they should.
     pub fn open(dir: &Path, now: Timestamp) -> Result<Self, PkiError> {
-        fs::create_dir_all(dir).map_err(|source| PkiError::File { action: "create", path: dir.to_owned(), source })?;
+        fs::create_dir_all(dir).map_err(|source| PkiError::File {
+            action: "create",
+            path: dir.to_owned(),
+            source,
+        })?;
         let (certificate, key) = (dir.join("ca.crt"), dir.join("ca.key"));
         let (ca, key) = match (read(&certificate)?, read(&key)?) {
             (Some(ca), Some(pem)) => {
@@ -201,7 +205,11 @@ impl Pki {
     /// # Errors
     /// When files cannot be read or written.
     pub fn credentials_in(&self, dir: &Path, file: &str, subject: &Subject) -> Result<Credentials, PkiError> {
-        fs::create_dir_all(dir).map_err(|source| PkiError::File { action: "create", path: dir.to_owned(), source })?;
+        fs::create_dir_all(dir).map_err(|source| PkiError::File {
+            action: "create",
+            path: dir.to_owned(),
+            source,
+        })?;
         let (certificate, key) = (dir.join(format!("{file}.crt")), dir.join(format!("{file}.key")));
         if let (Some(pem), Some(key)) = (read(&certificate)?, read(&key)?)
             && still_good(&pem, subject, &self.ca, self.now)
@@ -270,7 +278,11 @@ impl Pki {
     }
 }
 
-fn create_authority(certificate: &Path, key_path: &Path, now: Timestamp) -> Result<(String, KeyPair), PkiError> {
+fn create_authority(
+    certificate: &Path,
+    key_path: &Path,
+    now: Timestamp,
+) -> Result<(String, KeyPair), PkiError> {
     let failed = |source| PkiError::Issue { subject: "catamaran-ca".to_owned(), source };
     let key = KeyPair::generate().map_err(failed)?;
     let mut params = CertificateParams::new(Vec::new()).map_err(failed)?;
@@ -392,7 +404,8 @@ mod tests {
     fn keeps_what_is_good_and_renews_what_ends() {
         let dir = tempfile::tempdir().unwrap();
         let pki = Pki::open(dir.path(), now()).unwrap();
-        let subject = Subject::server("catamaran", vec!["localhost".into()], vec!["127.0.0.1".parse().unwrap()]);
+        let subject =
+            Subject::server("catamaran", vec!["localhost".into()], vec!["127.0.0.1".parse().unwrap()]);
         let first = pki.credentials("server", &subject).unwrap();
         let again = Pki::open(dir.path(), now()).unwrap();
         assert_eq!(again.ca_pem(), pki.ca_pem());

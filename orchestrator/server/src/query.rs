@@ -30,7 +30,9 @@ impl Query {
 
     /// Whether `name` is given and means true (`true`, `1`, or present without a value).
     pub fn flag(&self, name: &str) -> bool {
-        self.all(name).next().is_some_and(|value| matches!(value, "true" | "1" | "True" | "TRUE" | "t" | "T" | ""))
+        self.all(name)
+            .next()
+            .is_some_and(|value| matches!(value, "true" | "1" | "True" | "TRUE" | "t" | "T" | ""))
     }
 }
 
@@ -96,7 +98,9 @@ mod tests {
 
     #[test]
     fn flags() {
-        for (raw, expected) in [("w=true", true), ("w=1", true), ("w", true), ("w=false", false), ("w=0", false), ("", false)] {
+        for (raw, expected) in
+            [("w=true", true), ("w=1", true), ("w", true), ("w=false", false), ("w=0", false), ("", false)]
+        {
             assert_eq!(Query::parse(Some(raw)).flag("w"), expected, "{raw}");
         }
     }

@@ -124,7 +124,11 @@ pub(crate) fn check_place(context: &Context, object: &mut Value) -> Result<(), S
 }
 
 /// Writes a new object.
-pub(crate) async fn create(context: &Context, mut object: Value, options: &WriteOptions) -> Result<Written, Status> {
+pub(crate) async fn create(
+    context: &Context,
+    mut object: Value,
+    options: &WriteOptions,
+) -> Result<Written, Status> {
     if matches!(context.resource.storage, Storage::Transient) {
         return Err(Status::method_not_supported(context.group_resource(), "create"));
     }
@@ -148,7 +152,11 @@ pub(crate) async fn create(context: &Context, mut object: Value, options: &Write
     Err(Status::generate_name_conflict(context.group_resource(), &prefix))
 }
 
-async fn create_named(context: &Context, mut object: Value, options: &WriteOptions) -> Result<Written, Status> {
+async fn create_named(
+    context: &Context,
+    mut object: Value,
+    options: &WriteOptions,
+) -> Result<Written, Status> {
     let uid = uuid::Uuid::new_v4().to_string();
     let creation =
         meta::Creation { uid: &uid, now: context.now, namespace: context.namespace().unwrap_or_default() };
@@ -160,7 +168,12 @@ async fn create_named(context: &Context, mut object: Value, options: &WriteOptio
     defaults::apply(context.stored, &mut object);
     let errors = validate::create(context.stored, &object);
     if !errors.is_empty() {
-        return Err(Status::invalid(context.resource.group, context.resource.kind, meta::name(&object), &errors));
+        return Err(Status::invalid(
+            context.resource.group,
+            context.resource.kind,
+            meta::name(&object),
+            &errors,
+        ));
     }
     fields::created(context, &mut object, options);
     let bytes = encode::encode(&object);
@@ -168,13 +181,14 @@ async fn create_named(context: &Context, mut object: Value, options: &WriteOptio
         return Ok(Written { bytes, revision: 0, effect: Effect::Created });
     }
     let key = keys::one(context.stored, context.namespace(), meta::name(&object));
-    let put = context.core.store.put(&key, bytes, Expect::Absent).instrument(tracing::info_span!("store")).await;
+    let put =
+        context.core.store.put(&key, bytes, Expect::Absent).instrument(tracing::info_span!("store")).await;
     drop(reserved);
     match put {
-        Ok(entry) => Ok(Written { bytes: entry.value, revision: entry.mod_revision, effect: Effect::Created }),
-        Err(StoreError::Conflict { current }) => {
-            Err(exists(context, meta::name(&object), current.as_ref()))
+        Ok(entry) => {
+            Ok(Written { bytes: entry.value, revision: entry.mod_revision, effect: Effect::Created })
         }
+        Err(StoreError::Conflict { current }) => Err(exists(context, meta::name(&object), current.as_ref())),
         Err(error) => Err(error::from_store(error, context.group_resource(), meta::name(&object))),
     }
 }
@@ -277,13 +291,21 @@ fn check_preconditions(context: &Context, part: Part, new: &Value, old: &Value) 
     if version.is_empty() || version == "0" {
         if !context.resource.unconditional_update && part != Part::Scale {
             let path = catamaran_api::field_error::Path::root("metadata.resourceVersion");
-            let error = catamaran_api::field_error::FieldError::invalid(&path, 0, "must be specified for an update");
-            return Err(Status::invalid(context.resource.group, context.resource.kind, context.name(), &[error]));
+            let error =
+                catamaran_api::field_error::FieldError::invalid(&path, 0, "must be specified for an update");
+            return Err(Status::invalid(
+                context.resource.group,
+                context.resource.kind,
+                context.name(),
+                &[error],
+            ));
         }
         return Ok(());
     }
     if version.parse::<Revision>().is_err() {
-        return Err(Status::bad_request(format!("resource version {version:?} is invalid: must be a number")));
+        return Err(Status::bad_request(format!(
+            "resource version {version:?} is invalid: must be a number"
+        )));
     }
     if version != meta::resource_version(old) {
         return Err(Status::modified(resource, context.name()));

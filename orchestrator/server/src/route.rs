@@ -127,8 +127,11 @@ pub enum Route {
 
 /// Reads a request line.
 pub fn route(method: &Method, path: &str, query: &Query) -> Route {
-    let segments: Vec<String> =
-        path.split('/').filter(|segment| !segment.is_empty()).map(|segment| decode(segment, Plus::IsPlus)).collect();
+    let segments: Vec<String> = path
+        .split('/')
+        .filter(|segment| !segment.is_empty())
+        .map(|segment| decode(segment, Plus::IsPlus))
+        .collect();
     let words: Vec<&str> = segments.iter().map(String::as_str).collect();
     match words.as_slice() {
         [] => Route::Root,
@@ -140,7 +143,9 @@ pub fn route(method: &Method, path: &str, query: &Query) -> Route {
         ["openapi", "v2"] => Route::OpenApiV2,
         ["openapi", "v3"] => Route::OpenApiIndex,
         ["openapi", "v3", "api", version] => Route::OpenApi(String::new(), (*version).to_owned()),
-        ["openapi", "v3", "apis", group, version] => Route::OpenApi((*group).to_owned(), (*version).to_owned()),
+        ["openapi", "v3", "apis", group, version] => {
+            Route::OpenApi((*group).to_owned(), (*version).to_owned())
+        }
         [".well-known", "openid-configuration"] => Route::OpenIdConfiguration,
         ["openid", "v1", "jwks"] => Route::JsonWebKeys,
         ["api"] => Route::CoreVersions,
@@ -248,16 +253,32 @@ mod tests {
             (Method::PUT, "/api/v1/namespaces/x/finalize", "update /v1 x namespaces x finalize -"),
             (Method::PATCH, "/api/v1/namespaces/x/status", "patch /v1 x namespaces x status -"),
             (Method::POST, "/apis/apps/v1/namespaces/d/deployments", "create apps/v1 d deployments - - -"),
-            (Method::PATCH, "/apis/apps/v1/namespaces/d/deployments/w/scale", "patch apps/v1 d deployments w scale -"),
-            (Method::DELETE, "/apis/apps/v1/namespaces/d/deployments/w", "delete apps/v1 d deployments w - -"),
-            (Method::DELETE, "/apis/apps/v1/namespaces/d/deployments", "deletecollection apps/v1 d deployments - - -"),
+            (
+                Method::PATCH,
+                "/apis/apps/v1/namespaces/d/deployments/w/scale",
+                "patch apps/v1 d deployments w scale -",
+            ),
+            (
+                Method::DELETE,
+                "/apis/apps/v1/namespaces/d/deployments/w",
+                "delete apps/v1 d deployments w - -",
+            ),
+            (
+                Method::DELETE,
+                "/apis/apps/v1/namespaces/d/deployments",
+                "deletecollection apps/v1 d deployments - - -",
+            ),
             (Method::GET, "/api/v1/nodes/n/proxy/a/b", "get /v1 - nodes n proxy a/b"),
             (
                 Method::GET,
                 "/apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Anode",
                 "get rbac.authorization.k8s.io/v1 - clusterroles system:node - -",
             ),
-            (Method::GET, "/apis/apps/v1/namespaces/status/deployments", "list apps/v1 status deployments - - -"),
+            (
+                Method::GET,
+                "/apis/apps/v1/namespaces/status/deployments",
+                "list apps/v1 status deployments - - -",
+            ),
         ];
         for (method, uri, expected) in table {
             assert_eq!(short(ask(method.clone(), uri)), expected, "{method} {uri}");

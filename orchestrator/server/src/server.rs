@@ -91,7 +91,8 @@ impl Server {
     /// When an address or the certificate cannot be used.
     pub async fn serve(&self, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
         let subject = self.0.config.subject();
-        let (own, ca) = self.pki(|pki| Ok::<_, ServerError>((pki.credentials("server", &subject)?, pki.ca_der()?)))?;
+        let (own, ca) =
+            self.pki(|pki| Ok::<_, ServerError>((pki.credentials("server", &subject)?, pki.ca_der()?)))?;
         let broken = crate::pki::PkiError::Broken { path: "server.crt".into(), what: "certificate" };
         let (certificate, key) = own.certificate_der().zip(own.key_der()).ok_or(broken)?;
         let tls = serve::tls(certificate, key, ca)?;

@@ -151,7 +151,11 @@ mod tests {
             (pods, json!({"metadata": {"deletionTimestamp": "t", "deletionGracePeriodSeconds": 3}}), false),
             (pods, json!({"metadata": {"deletionTimestamp": "t", "deletionGracePeriodSeconds": 0}}), true),
             (pods, json!({"metadata": {"deletionTimestamp": "t", "finalizers": ["a/b"]}}), false),
-            (namespaces, json!({"metadata": {"deletionTimestamp": "t"}, "spec": {"finalizers": ["kubernetes"]}}), false),
+            (
+                namespaces,
+                json!({"metadata": {"deletionTimestamp": "t"}, "spec": {"finalizers": ["kubernetes"]}}),
+                false,
+            ),
             (namespaces, json!({"metadata": {"deletionTimestamp": "t"}, "spec": {}}), true),
         ];
         for (resource, object, expected) in table {

@@ -1,6 +1,8 @@
 //! The API's contract through the tower service, over the store in memory: verbs, conflicts, lists, watches,
 //! subresources, admission. Nothing here knows how the server is made.
 
+#![allow(clippy::unwrap_used)]
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,15 +54,24 @@ impl Api {
         server.bootstrap().await.unwrap();
         let user = UserInfo::new("admin", &["system:masters"]);
         let api = Api { server, store, user, _dir: dir };
-        api.post("/api/v1/namespaces/default/serviceaccounts", &json!({
-            "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"},
-        }))
+        api.post(
+            "/api/v1/namespaces/default/serviceaccounts",
+            &json!({
+                "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"},
+            }),
+        )
         .await
         .ok();
         api
     }
 
-    async fn open(&self, method: Method, uri: &str, headers: &[(&str, &str)], body: Vec<u8>) -> http::Response<Body> {
+    async fn open(
+        &self,
+        method: Method,
+        uri: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> http::Response<Body> {
         let mut request = Request::builder().method(method).uri(uri);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -118,7 +129,9 @@ impl Watch {
                 let line: Vec<u8> = self.rest.drain(..=end).collect();
                 return Some(serde_json::from_slice(&line).unwrap());
             }
-            let frame = tokio::time::timeout(Duration::from_secs(5), self.body.frame()).await.expect("an event in time");
+            let frame = tokio::time::timeout(Duration::from_secs(5), self.body.frame())
+                .await
+                .expect("an event in time");
             self.rest.extend_from_slice(&frame?.unwrap().into_data().unwrap_or_default());
         }
     }
@@ -175,10 +188,7 @@ async fn create_read_update_delete() {
     let made = made.json();
     assert!(made["metadata"]["uid"].is_string() && made["metadata"]["creationTimestamp"].is_string());
     assert_eq!(api.get(&format!("{MAPS}/a")).await.ok(), made);
-    assert_eq!(
-        api.post(MAPS, &map("a")).await.failure(),
-        (409, "configmaps \"a\" already exists".into())
-    );
+    assert_eq!(api.post(MAPS, &map("a")).await.failure(), (409, "configmaps \"a\" already exists".into()));
     assert_eq!(api.get(&format!("{MAPS}/b")).await.failure(), (404, "configmaps \"b\" not found".into()));
 
     let mut changed = made.clone();
@@ -260,7 +270,10 @@ async fn dry_runs_write_nothing() {
     assert_eq!(api.store.revision(), before);
     api.post(MAPS, &map("a")).await.ok();
     let uri = format!("{MAPS}/a?dryRun=All");
-    assert_eq!(api.patch("merge-patch+json", &uri, &json!({"data": {"k": "z"}})).await.ok()["data"]["k"], "z");
+    assert_eq!(
+        api.patch("merge-patch+json", &uri, &json!({"data": {"k": "z"}})).await.ok()["data"]["k"],
+        "z"
+    );
     api.delete(&uri, &Value::Null).await.ok();
     assert_eq!(api.get(&format!("{MAPS}/a")).await.ok()["data"]["k"], "v");
 }
@@ -278,8 +291,12 @@ async fn lists_come_in_pages_of_one_snapshot() {
     api.delete(&format!("{MAPS}/c"), &Value::Null).await.ok();
     let token = first["metadata"]["continue"].as_str().unwrap();
     let rest = api.get(&format!("{MAPS}?limit=10&continue={token}")).await.ok();
-    let names: Vec<&str> =
-        rest["items"].as_array().unwrap().iter().map(|item| item["metadata"]["name"].as_str().unwrap()).collect();
+    let names: Vec<&str> = rest["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| item["metadata"]["name"].as_str().unwrap())
+        .collect();
     assert_eq!(names, ["c", "d", "e"], "the deletion came after the snapshot");
     assert_eq!(version(&rest), version(&first));
     assert!(rest["metadata"].get("continue").is_none());
@@ -334,7 +351,8 @@ async fn watches_see_each_change_once_and_in_order() {
     assert_eq!(live.kinds(3).await, expected);
     let mut late = api.watch(&format!("{MAPS}?watch=1&resourceVersion={from}")).await;
     assert_eq!(late.kinds(3).await, expected, "the past is the same for everybody");
-    let mut legacy = api.watch(&format!("/api/v1/watch/namespaces/default/configmaps?resourceVersion={from}")).await;
+    let mut legacy =
+        api.watch(&format!("/api/v1/watch/namespaces/default/configmaps?resourceVersion={from}")).await;
     assert_eq!(legacy.kinds(3).await, expected);
 
     api.post(MAPS, &map("b")).await.ok();
@@ -366,7 +384,8 @@ async fn selectors_turn_changes_into_additions_and_deletions() {
 async fn watch_lists_end_with_a_bookmark() {
     let api = Api::new().await;
     api.post(MAPS, &map("a")).await.ok();
-    let query = "watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    let query =
+        "watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
     let mut watch = api.watch(&format!("{MAPS}?{query}")).await;
     assert_eq!(watch.kinds(1).await, ["ADDED a"]);
     let mark = watch.next().await.unwrap();
@@ -395,9 +414,12 @@ async fn a_forgotten_past_is_an_error_in_the_stream() {
 async fn quiet_watches_get_bookmarks_and_end() {
     let api = Api::new().await;
     let mut watch = api.watch(&format!("{MAPS}?watch=true&allowWatchBookmarks=true&timeoutSeconds=90")).await;
-    api.post("/api/v1/namespaces/default/secrets", &json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}}))
-        .await
-        .ok();
+    api.post(
+        "/api/v1/namespaces/default/secrets",
+        &json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}}),
+    )
+    .await
+    .ok();
     let now = api.store.revision().to_string();
     let mut marks = Vec::new();
     while let Ok(Some(Ok(frame))) = tokio::time::timeout(Duration::from_secs(200), watch.body.frame()).await {
@@ -423,7 +445,8 @@ async fn four_kinds_of_patches() {
         .collect();
     assert_eq!(images, ["a:1", "b:2"]);
     assert_eq!(strategic["metadata"]["generation"], 2);
-    let labelled = api.patch("merge-patch+json", &uri, &json!({"metadata": {"labels": {"a": "b"}}})).await.ok();
+    let labelled =
+        api.patch("merge-patch+json", &uri, &json!({"metadata": {"labels": {"a": "b"}}})).await.ok();
     assert_eq!(labelled["metadata"]["generation"], 2, "labels are no desired state");
     let steps = json!([{"op": "test", "path": "/spec/replicas", "value": 2}, {"op": "replace", "path": "/spec/replicas", "value": 5}]);
     assert_eq!(api.patch("json-patch+json", &uri, &steps).await.ok()["spec"]["replicas"], 5);
@@ -473,7 +496,8 @@ async fn status_and_scale_are_their_own() {
 
     let scale = api.get(&format!("{uri}/scale")).await.ok();
     assert_eq!((&scale["kind"], &scale["spec"]["replicas"]), (&"Scale".into(), &2.into()));
-    let scaled = api.patch("merge-patch+json", &format!("{uri}/scale"), &json!({"spec": {"replicas": 4}})).await.ok();
+    let scaled =
+        api.patch("merge-patch+json", &format!("{uri}/scale"), &json!({"spec": {"replicas": 4}})).await.ok();
     assert_eq!(scaled["spec"]["replicas"], 4);
     let mut stale = scale.clone();
     stale["spec"]["replicas"] = 1.into();
@@ -491,7 +515,10 @@ async fn pods_are_completed_bound_and_deleted_with_grace() {
     assert_eq!(spec["priority"], 0);
     assert_eq!(spec["tolerations"].as_array().unwrap().len(), 2);
     assert!(spec["volumes"][0]["name"].as_str().unwrap().starts_with("kube-api-access-"));
-    assert_eq!((&made["status"]["phase"], &made["status"]["qosClass"]), (&"Pending".into(), &"BestEffort".into()));
+    assert_eq!(
+        (&made["status"]["phase"], &made["status"]["qosClass"]),
+        (&"Pending".into(), &"BestEffort".into())
+    );
     assert!(spec["securityContext"].is_object(), "old clients follow it without a look");
 
     let uri = format!("{PODS}/p");
@@ -544,7 +571,8 @@ async fn finalizers_hold_what_is_deleted() {
     let (code, message) = api.post(MAPS, &map("a")).await.failure();
     assert_eq!(code, 409);
     assert!(message.starts_with("object is being deleted: "), "{message}");
-    let more = json!({"metadata": {"finalizers": ["example.com/hold", "foregroundDeletion", "example.com/new"]}});
+    let more =
+        json!({"metadata": {"finalizers": ["example.com/hold", "foregroundDeletion", "example.com/new"]}});
     assert_eq!(api.patch("merge-patch+json", &uri, &more).await.code, 422);
     api.patch("merge-patch+json", &uri, &json!({"metadata": {"finalizers": null}})).await.ok();
     assert_eq!(api.get(&uri).await.code, 404);
@@ -569,7 +597,10 @@ async fn namespaces_live_and_end() {
     let space = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team"}});
     let made = api.post("/api/v1/namespaces", &space).await.ok();
     assert_eq!(made["metadata"]["labels"]["kubernetes.io/metadata.name"], "team");
-    assert_eq!((&made["status"]["phase"], &made["spec"]["finalizers"]), (&"Active".into(), &json!(["kubernetes"])));
+    assert_eq!(
+        (&made["status"]["phase"], &made["spec"]["finalizers"]),
+        (&"Active".into(), &json!(["kubernetes"]))
+    );
     let (code, message) = api.delete("/api/v1/namespaces/default", &Value::Null).await.failure();
     assert_eq!((code, message.contains("may not be deleted")), (403, true));
     let ending = api.delete("/api/v1/namespaces/team", &Value::Null).await.ok();
@@ -594,9 +625,16 @@ async fn services_get_addresses_and_ports() {
     let (address, port) = (made["spec"]["clusterIP"].clone(), made["spec"]["ports"][0]["nodePort"].clone());
     assert!(address.as_str().unwrap().starts_with("10.96."), "{address}");
     assert!((30_000..=32_767).contains(&port.as_u64().unwrap()));
-    assert_eq!(api.post(SERVICES, &service("b", json!({"ports": ports, "clusterIP": address}))).await.code, 422);
+    assert_eq!(
+        api.post(SERVICES, &service("b", json!({"ports": ports, "clusterIP": address}))).await.code,
+        422
+    );
     let changed = api
-        .patch("merge-patch+json", &format!("{SERVICES}/a"), &json!({"spec": {"ports": [{"port": 80, "targetPort": 8080}]}}))
+        .patch(
+            "merge-patch+json",
+            &format!("{SERVICES}/a"),
+            &json!({"spec": {"ports": [{"port": 80, "targetPort": 8080}]}}),
+        )
         .await
         .ok();
     assert_eq!((&changed["spec"]["clusterIP"], &changed["spec"]["ports"][0]["nodePort"]), (&address, &port));
@@ -613,9 +651,14 @@ async fn tokens_stand_for_accounts() {
     let made = api.post(uri, &request).await;
     assert_eq!(made.code, 201);
     let token = made.json()["status"]["token"].as_str().unwrap().to_owned();
-    let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});
-    let status = api.post("/apis/authentication.k8s.io/v1/tokenreviews", &review).await.ok()["status"].clone();
-    assert_eq!((&status["authenticated"], &status["user"]["username"]), (&true.into(), &"system:serviceaccount:default:default".into()));
+    let review =
+        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});
+    let status =
+        api.post("/apis/authentication.k8s.io/v1/tokenreviews", &review).await.ok()["status"].clone();
+    assert_eq!(
+        (&status["authenticated"], &status["user"]["username"]),
+        (&true.into(), &"system:serviceaccount:default:default".into())
+    );
     let short = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 60}});
     assert_eq!(api.post(uri, &short).await.code, 422);
 
@@ -682,8 +725,18 @@ async fn discovery_and_documents() {
     let document = api.get(&place).await;
     assert!(document.headers[http::header::CACHE_CONTROL].to_str().unwrap().contains("immutable"));
     assert!(document.json()["components"]["schemas"]["io.k8s.api.apps.v1.Deployment"].is_object());
-    let old = api.send(Method::GET, "/openapi/v2", &[("accept", "application/com.github.proto-openapi.spec.v2@v1.0+protobuf")], Vec::new()).await;
-    assert_eq!(old.headers[http::header::CONTENT_TYPE], "application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
+    let old = api
+        .send(
+            Method::GET,
+            "/openapi/v2",
+            &[("accept", "application/com.github.proto-openapi.spec.v2@v1.0+protobuf")],
+            Vec::new(),
+        )
+        .await;
+    assert_eq!(
+        old.headers[http::header::CONTENT_TYPE],
+        "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+    );
     let long = api.send(Method::GET, &place, &[("accept-encoding", "gzip")], Vec::new()).await;
     assert_eq!(long.headers[http::header::CONTENT_ENCODING], "gzip");
 }

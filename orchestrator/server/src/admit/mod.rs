@@ -50,7 +50,12 @@ pub(crate) async fn create(context: &Context, object: &mut Value) -> Result<Rese
 }
 
 /// Completes a changed object, or refuses the change.
-pub(crate) async fn update(context: &Context, part: Part, new: &mut Value, old: &Value) -> Result<Reserved, Status> {
+pub(crate) async fn update(
+    context: &Context,
+    part: Part,
+    new: &mut Value,
+    old: &Value,
+) -> Result<Reserved, Status> {
     match (context.stored.group, context.stored.plural, part) {
         ("", "services", Part::Main) => service::admit(context, new, Some(old)).await,
         ("", "pods", Part::Main) => {
@@ -76,5 +81,7 @@ async fn look_up(
     let Some(resource) = kind::find(group, version, plural) else { return Ok(None) };
     let found = context.core.store.get(&keys::one(resource, namespace, name)).await;
     let entry = found.map_err(|error| error::from_store(error, context.group_resource(), name))?;
-    entry.map(|entry| encode::decode(&entry.value, entry.mod_revision).map_err(Status::internal_error)).transpose()
+    entry
+        .map(|entry| encode::decode(&entry.value, entry.mod_revision).map_err(Status::internal_error))
+        .transpose()
 }

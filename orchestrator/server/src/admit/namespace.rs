@@ -29,7 +29,11 @@ pub(super) async fn exists(context: &Context, object: &Value) -> Result<(), Stat
 pub(super) fn deletable(context: &Context) -> Result<(), Status> {
     let namespaces = context.stored.group.is_empty() && context.stored.plural == "namespaces";
     if namespaces && PROTECTED.contains(&context.name()) {
-        return Err(Status::forbidden(context.group_resource(), context.name(), "this namespace may not be deleted"));
+        return Err(Status::forbidden(
+            context.group_resource(),
+            context.name(),
+            "this namespace may not be deleted",
+        ));
     }
     Ok(())
 }

@@ -19,7 +19,9 @@ pub(super) async fn admit(context: &Context, pod: &mut Value) -> Result<(), Stat
     let class = match &wanted {
         Some(name) => {
             let found = look_up(context, CLASSES, None, name).await?;
-            Some(found.ok_or_else(|| refuse(context, pod, &format!("no PriorityClass with name {name} was found")))?)
+            Some(found.ok_or_else(|| {
+                refuse(context, pod, &format!("no PriorityClass with name {name} was found"))
+            })?)
         }
         None => default_class(context).await?,
     };
@@ -60,6 +62,7 @@ async fn default_class(context: &Context) -> Result<Option<Value>, Status> {
     let range = Range { prefix: PREFIX.to_owned(), ..Range::default() };
     let page = context.core.store.range(range).await;
     let page = page.map_err(|error| error::from_store(error, context.group_resource(), ""))?;
-    let classes = page.entries.iter().filter_map(|entry| encode::decode(&entry.value, entry.mod_revision).ok());
+    let classes =
+        page.entries.iter().filter_map(|entry| encode::decode(&entry.value, entry.mod_revision).ok());
     Ok(classes.filter(|class| class["globalDefault"] == true).min_by_key(|class| class["value"].as_i64()))
 }

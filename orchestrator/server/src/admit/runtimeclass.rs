@@ -11,7 +11,9 @@ use crate::context::Context;
 
 /// Completes the pod from its class.
 pub(super) async fn admit(context: &Context, pod: &mut Value) -> Result<(), Status> {
-    let Some(name) = pod["spec"]["runtimeClassName"].as_str().filter(|name| !name.is_empty()) else { return Ok(()) };
+    let Some(name) = pod["spec"]["runtimeClassName"].as_str().filter(|name| !name.is_empty()) else {
+        return Ok(());
+    };
     let class = look_up(context, ("node.k8s.io", "v1", "runtimeclasses"), None, name).await?;
     let Some(class) = class else { return Ok(()) };
     complete(pod, &class).map_err(|why| Status::forbidden(context.group_resource(), meta::name(pod), &why))
@@ -22,14 +24,18 @@ fn complete(pod: &mut Value, class: &Value) -> Result<(), String> {
     if overhead.is_object() {
         let said = &pod["spec"]["overhead"];
         if !said.is_null() && said != overhead {
-            return Err("pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead".to_owned());
+            return Err(
+                "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead".to_owned()
+            );
         }
         pod["spec"]["overhead"] = overhead.clone();
     }
     for (key, value) in class["scheduling"]["nodeSelector"].as_object().into_iter().flatten() {
         let said = &pod["spec"]["nodeSelector"][key];
         if !said.is_null() && said != value {
-            return Err(format!("conflict: runtimeClass.scheduling.nodeSelector[{key}] = {value}; pod.spec.nodeSelector[{key}] = {said}"));
+            return Err(format!(
+                "conflict: runtimeClass.scheduling.nodeSelector[{key}] = {value}; pod.spec.nodeSelector[{key}] = {said}"
+            ));
         }
         pod["spec"]["nodeSelector"][key] = value.clone();
     }

@@ -22,7 +22,11 @@ const STATIC: u32 = 256;
 const TRIES: usize = 16;
 
 /// Completes a Service, allocating what it needs.
-pub(super) async fn admit(context: &Context, service: &mut Value, old: Option<&Value>) -> Result<Reserved, Status> {
+pub(super) async fn admit(
+    context: &Context,
+    service: &mut Value,
+    old: Option<&Value>,
+) -> Result<Reserved, Status> {
     if let Some(old) = old {
         inherit(service, old);
     }
@@ -55,7 +59,10 @@ fn inherit(service: &mut Value, old: &Value) {
     if kind(service) == "ExternalName" {
         return;
     }
-    if text(service, "clusterIP").is_empty() && !text(old, "clusterIP").is_empty() && kind(old) != "ExternalName" {
+    if text(service, "clusterIP").is_empty()
+        && !text(old, "clusterIP").is_empty()
+        && kind(old) != "ExternalName"
+    {
         for field in ["clusterIP", "clusterIPs"] {
             service["spec"][field] = old["spec"][field].clone();
         }
@@ -173,7 +180,11 @@ fn allocate_address(
         ("", _) => {
             let address = free_address(ranges.addresses, taken, random);
             if address.is_none() {
-                errors.push(FieldError::invalid(&path, Value::Null, "failed to allocate a serviceIP: range is full"));
+                errors.push(FieldError::invalid(
+                    &path,
+                    Value::Null,
+                    "failed to allocate a serviceIP: range is full",
+                ));
             }
             address.map(|address| address.to_string())
         }
@@ -238,7 +249,9 @@ fn allocate_node_ports(
         if said != 0 {
             let used = taken.ports.contains(&(said, protocol.clone())) || !own.insert((said, protocol));
             if !(first..=last).contains(&said) {
-                let why = format!("provided port is not in the valid range. The range of valid ports is {first}-{last}");
+                let why = format!(
+                    "provided port is not in the valid range. The range of valid ports is {first}-{last}"
+                );
                 errors.push(FieldError::invalid(&path, said, why));
             } else if used {
                 errors.push(FieldError::invalid(&path, said, "provided port is already allocated"));
@@ -249,7 +262,9 @@ fn allocate_node_ports(
                     own.insert((chosen, protocol));
                     port["nodePort"] = chosen.into();
                 }
-                None => errors.push(FieldError::invalid(&path, 0, "failed to allocate a nodePort: range is full")),
+                None => {
+                    errors.push(FieldError::invalid(&path, 0, "failed to allocate a nodePort: range is full"))
+                }
             }
         }
     }
@@ -267,7 +282,11 @@ fn taken_by(taken: &Taken, own: &HashSet<(u64, String)>, port: u64, protocol: &s
     taken.ports.contains(&key) || own.contains(&key)
 }
 
-fn free_port((first, last): (u64, u64), free: impl Fn(u64) -> bool, random: &mut impl FnMut() -> u32) -> Option<u64> {
+fn free_port(
+    (first, last): (u64, u64),
+    free: impl Fn(u64) -> bool,
+    random: &mut impl FnMut() -> u32,
+) -> Option<u64> {
     let span = last.saturating_sub(first) + 1;
     let guess = (0..TRIES).map(|_| first + u64::from(random()) % span).find(|port| free(*port));
     guess.or_else(|| (first..=last).find(|port| free(*port)))
@@ -337,7 +356,9 @@ mod tests {
             let mut wrong = service(json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": port}]}));
             assert!(run(&mut wrong, &taken)[0].contains(why));
         }
-        let mut other = service(json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 30_000, "protocol": "UDP"}]}));
+        let mut other = service(
+            json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 30_000, "protocol": "UDP"}]}),
+        );
         assert!(run(&mut other, &taken).is_empty(), "another protocol is another port");
         let mut back = service(json!({"type": "ClusterIP", "ports": [{"port": 1, "nodePort": 30_001}]}));
         run(&mut back, &taken);
@@ -354,7 +375,8 @@ mod tests {
         inherit(&mut new, &old);
         assert_eq!(new["spec"]["clusterIP"], "10.96.1.1");
         assert_eq!(new["spec"]["ports"][0]["nodePort"], 30_001);
-        let mut external = service(json!({"type": "ExternalName", "clusterIP": "10.96.1.1", "ports": [{"nodePort": 1}]}));
+        let mut external =
+            service(json!({"type": "ExternalName", "clusterIP": "10.96.1.1", "ports": [{"nodePort": 1}]}));
         inherit(&mut external, &old);
         release(&mut external);
         assert!(external["spec"].get("clusterIP").is_none());

@@ -23,11 +23,14 @@ pub(super) async fn admit(context: &Context, pod: &mut Value) -> Result<(), Stat
     if meta::annotation(pod, "kubernetes.io/config.mirror").is_some() {
         return Ok(());
     }
-    let wanted = pod["spec"]["serviceAccountName"].as_str().filter(|name| !name.is_empty()).unwrap_or("default");
+    let wanted =
+        pod["spec"]["serviceAccountName"].as_str().filter(|name| !name.is_empty()).unwrap_or("default");
     let wanted = wanted.to_owned();
     let account = account(context, &wanted).await?.ok_or_else(|| {
         let namespace = context.namespace().unwrap_or_default();
-        let why = format!("error looking up service account {namespace}/{wanted}: serviceaccount \"{wanted}\" not found");
+        let why = format!(
+            "error looking up service account {namespace}/{wanted}: serviceaccount \"{wanted}\" not found"
+        );
         Status::forbidden(context.group_resource(), meta::name(pod), &why)
     })?;
     complete(pod, &wanted, &account, rand::random());
@@ -65,7 +68,8 @@ fn complete(pod: &mut Value, name: &str, account: &Value, random: [u32; 5]) {
 }
 
 fn mount_token(pod: &mut Value, random: [u32; 5]) {
-    let own = |volume: &&Value| volume["name"].as_str().is_some_and(|name| name.starts_with("kube-api-access-"));
+    let own =
+        |volume: &&Value| volume["name"].as_str().is_some_and(|name| name.starts_with("kube-api-access-"));
     let existing = pod["spec"]["volumes"].as_array().into_iter().flatten().find(own);
     let existing = existing.and_then(|volume| volume["name"].as_str()).map(str::to_owned);
     let is_new = existing.is_none();
@@ -84,7 +88,9 @@ fn mount_token(pod: &mut Value, random: [u32; 5]) {
 
 /// Mounts the volume unless something is mounted there already.
 fn mount_in(container: &mut Value, volume: &str) -> bool {
-    let taken = |mount: &Value| mount["mountPath"].as_str().is_some_and(|path| path.trim_end_matches('/') == MOUNT_PATH);
+    let taken = |mount: &Value| {
+        mount["mountPath"].as_str().is_some_and(|path| path.trim_end_matches('/') == MOUNT_PATH)
+    };
     if container["volumeMounts"].as_array().is_some_and(|mounts| mounts.iter().any(taken)) {
         return false;
     }
@@ -120,13 +126,17 @@ mod tests {
 
     #[test]
     fn the_token_is_mounted_once() {
-        let mut object = pod(json!({"containers": [{"name": "a"}, {"name": "b"}], "initContainers": [{"name": "i"}]}));
+        let mut object =
+            pod(json!({"containers": [{"name": "a"}, {"name": "b"}], "initContainers": [{"name": "i"}]}));
         complete(&mut object, "default", &json!({}), [0; 5]);
         let volume = object["spec"]["volumes"][0]["name"].as_str().unwrap().to_owned();
         assert!(volume.starts_with("kube-api-access-"), "{volume}");
         for container in ["/spec/containers/0", "/spec/containers/1", "/spec/initContainers/0"] {
             let mount = object.pointer(&format!("{container}/volumeMounts/0")).unwrap();
-            assert_eq!((mount["name"].as_str(), mount["mountPath"].as_str()), (Some(volume.as_str()), Some(MOUNT_PATH)));
+            assert_eq!(
+                (mount["name"].as_str(), mount["mountPath"].as_str()),
+                (Some(volume.as_str()), Some(MOUNT_PATH))
+            );
         }
         let before = object.clone();
         complete(&mut object, "default", &json!({}), [1; 5]);
@@ -138,7 +148,11 @@ mod tests {
         let table = [
             (json!({"automountServiceAccountToken": false}), json!({}), false),
             (json!({}), json!({"automountServiceAccountToken": false}), false),
-            (json!({"automountServiceAccountToken": true}), json!({"automountServiceAccountToken": false}), true),
+            (
+                json!({"automountServiceAccountToken": true}),
+                json!({"automountServiceAccountToken": false}),
+                true,
+            ),
             (json!({}), json!({}), true),
         ];
         for (mut spec, account, expected) in table {

@@ -168,7 +168,11 @@ impl Disk {
     }
 
     /// Media type and content of a manifest.
-    pub(super) async fn manifest(&self, name: &Name, digest: &Digest) -> io::Result<Option<(String, Vec<u8>)>> {
+    pub(super) async fn manifest(
+        &self,
+        name: &Name,
+        digest: &Digest,
+    ) -> io::Result<Option<(String, Vec<u8>)>> {
         let Some(media_type) = read(&self.manifest_link(name, digest)).await? else { return Ok(None) };
         let content = read(&self.blob_path(digest)).await?;
         Ok(content.map(|content| (String::from_utf8_lossy(&media_type).into_owned(), content)))

@@ -58,7 +58,8 @@ async fn put(
     reference: &Reference,
     request: Request<Body>,
 ) -> Result<Response<Body>, RegistryError> {
-    let said = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let said =
+        request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let content = body::read(request.into_body())
         .await
         .map_err(|status| RegistryError::new(413, "SIZE_INVALID", status.message))?;
@@ -106,7 +107,11 @@ fn media_type(manifest: &Value, said: Option<&str>) -> Result<String, RegistryEr
 /// Everything that the manifest names must be in the repository.
 async fn check_parts(disk: &Disk, name: &Name, manifest: &Value) -> Result<(), RegistryError> {
     let missing = |text: &str| {
-        RegistryError::new(404, "MANIFEST_BLOB_UNKNOWN", format!("{text} is not in this repository; push it first"))
+        RegistryError::new(
+            404,
+            "MANIFEST_BLOB_UNKNOWN",
+            format!("{text} is not in this repository; push it first"),
+        )
     };
     let layers = manifest["layers"].as_array().into_iter().flatten();
     for part in layers.chain(manifest.get("config")) {

@@ -100,9 +100,13 @@ impl ImageRegistry {
         let disk = &self.0;
         match endpoint {
             Endpoint::Base => Ok(body::json(200, "{}")),
-            Endpoint::Blob(verb, name, digest) => blobs::answer(disk, verb, (&name, &digest), request.headers()).await,
+            Endpoint::Blob(verb, name, digest) => {
+                blobs::answer(disk, verb, (&name, &digest), request.headers()).await
+            }
             Endpoint::StartUpload(name) => uploads::start(disk, &name, &query, request).await,
-            Endpoint::Upload(verb, name, id) => uploads::answer(disk, verb, (&name, &id), &query, request).await,
+            Endpoint::Upload(verb, name, id) => {
+                uploads::answer(disk, verb, (&name, &id), &query, request).await
+            }
             Endpoint::Manifest(verb, name, reference) => {
                 manifests::answer(disk, verb, (&name, &reference), request).await
             }

@@ -121,7 +121,11 @@ impl FromStr for Reference {
     type Err = Malformed;
 
     fn from_str(text: &str) -> Result<Self, Malformed> {
-        if text.contains(':') { text.parse().map(Reference::Digest) } else { text.parse().map(Reference::Tag) }
+        if text.contains(':') {
+            text.parse().map(Reference::Digest)
+        } else {
+            text.parse().map(Reference::Tag)
+        }
     }
 }
 
@@ -134,7 +138,9 @@ mod tests {
         for good in ["a", "demo/hello", "a.b_c__d--e/f0", "0"] {
             assert!(good.parse::<Name>().is_ok(), "{good}");
         }
-        for bad in ["", "A", "a/", "/a", "a//b", "../x", "a/../b", ".a", "a.", "-a", "a-", "a..b", "a___b", "a b"] {
+        for bad in
+            ["", "A", "a/", "/a", "a//b", "../x", "a/../b", ".a", "a.", "-a", "a-", "a..b", "a___b", "a b"]
+        {
             assert_eq!(bad.parse::<Name>(), Err(Malformed), "{bad}");
         }
         assert!("a".repeat(256).parse::<Name>().is_err());

@@ -50,7 +50,9 @@ pub(super) fn endpoint(method: &Method, path: &str) -> Result<Endpoint, Registry
         [repository @ .., "blobs", "uploads", id] if !id.is_empty() => {
             Ok(Endpoint::Upload(verb(method)?, name(repository)?, (*id).to_owned()))
         }
-        [repository @ .., "blobs", text] => Ok(Endpoint::Blob(verb(method)?, name(repository)?, digest(text)?)),
+        [repository @ .., "blobs", text] => {
+            Ok(Endpoint::Blob(verb(method)?, name(repository)?, digest(text)?))
+        }
         [repository @ .., "referrers", text] => Ok(Endpoint::Referrers(name(repository)?, digest(text)?)),
         [repository @ .., "manifests", text] => {
             let reference = text.parse().map_err(|_| {
@@ -90,8 +92,16 @@ mod tests {
             (Method::GET, "/v2/".to_owned(), Endpoint::Base),
             (Method::GET, "/v2".to_owned(), Endpoint::Base),
             (Method::POST, "/v2/a/b/blobs/uploads/".to_owned(), Endpoint::StartUpload(name.clone())),
-            (Method::PATCH, "/v2/a/b/blobs/uploads/x".to_owned(), Endpoint::Upload(Verb::Patch, name.clone(), "x".into())),
-            (Method::HEAD, format!("/v2/a/b/blobs/{hex}"), Endpoint::Blob(Verb::Head, name.clone(), digest.clone())),
+            (
+                Method::PATCH,
+                "/v2/a/b/blobs/uploads/x".to_owned(),
+                Endpoint::Upload(Verb::Patch, name.clone(), "x".into()),
+            ),
+            (
+                Method::HEAD,
+                format!("/v2/a/b/blobs/{hex}"),
+                Endpoint::Blob(Verb::Head, name.clone(), digest.clone()),
+            ),
             (
                 Method::PUT,
                 "/v2/a/b/manifests/latest".to_owned(),

@@ -38,8 +38,9 @@ impl Client {
 
     async fn push_blob(&self, name: &str, content: &[u8]) -> String {
         let digest = digest(content);
-        let reply =
-            self.send(Method::POST, &format!("/v2/{name}/blobs/uploads/?digest={digest}"), &[], content).await;
+        let reply = self
+            .send(Method::POST, &format!("/v2/{name}/blobs/uploads/?digest={digest}"), &[], content)
+            .await;
         assert_eq!(reply.code, 201);
         digest
     }
@@ -59,7 +60,8 @@ async fn chunks_are_put_together_and_verified() {
     assert_eq!((first.code, first.headers[header::RANGE].to_str().unwrap()), (202, "0-4"));
     let misplaced = client.send(Method::PATCH, &place, &[("content-range", "9-10")], b"x").await;
     assert_eq!(misplaced.code, 416);
-    let wrong = client.send(Method::PUT, &format!("{place}?digest={}", digest(b"other")), &[], b" world").await;
+    let wrong =
+        client.send(Method::PUT, &format!("{place}?digest={}", digest(b"other")), &[], b" world").await;
     assert_eq!(wrong.code, 400);
     assert!(String::from_utf8(wrong.body).unwrap().contains("DIGEST_INVALID"));
     let right = digest(b"hello world");
@@ -67,7 +69,8 @@ async fn chunks_are_put_together_and_verified() {
     assert_eq!(done.code, 201);
     let got = client.send(Method::GET, &format!("/v2/a/b/blobs/{right}"), &[], b"").await;
     assert_eq!(got.body, b"hello world");
-    let part = client.send(Method::GET, &format!("/v2/a/b/blobs/{right}"), &[("range", "bytes=6-")], b"").await;
+    let part =
+        client.send(Method::GET, &format!("/v2/a/b/blobs/{right}"), &[("range", "bytes=6-")], b"").await;
     assert_eq!((part.code, part.body.as_slice()), (206, b"world".as_slice()));
     let elsewhere = client.send(Method::HEAD, &format!("/v2/other/blobs/{right}"), &[], b"").await;
     assert_eq!(elsewhere.code, 404, "a blob belongs to the repositories it was pushed to");
@@ -119,8 +122,9 @@ async fn manifests_tags_and_deletion() {
     let other = digest(b"other");
     assert_eq!(client.send(Method::PUT, &by(&other), &typed, manifest.as_bytes()).await.code, 400);
 
-    let mounted =
-        client.send(Method::POST, &format!("/v2/copy/blobs/uploads/?mount={layer}&from=demo"), &[], b"").await;
+    let mounted = client
+        .send(Method::POST, &format!("/v2/copy/blobs/uploads/?mount={layer}&from=demo"), &[], b"")
+        .await;
     assert_eq!(mounted.code, 201);
     assert_eq!(client.send(Method::DELETE, &by(&digest(manifest.as_bytes())), &[], b"").await.code, 202);
     assert_eq!(client.send(Method::GET, &by("latest"), &[], b"").await.code, 404);

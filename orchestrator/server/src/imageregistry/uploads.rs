@@ -86,8 +86,9 @@ async fn finish(
     wanted: &str,
     upload: &mut Upload,
 ) -> Result<Response<Body>, RegistryError> {
-    let digest: Digest =
-        wanted.parse().map_err(|_| RegistryError::digest_invalid(format!("{wanted:?} is no sha256 digest")))?;
+    let digest: Digest = wanted
+        .parse()
+        .map_err(|_| RegistryError::digest_invalid(format!("{wanted:?} is no sha256 digest")))?;
     let found = upload.digest();
     if found != digest {
         return Err(RegistryError::digest_invalid(format!(
@@ -103,9 +104,12 @@ fn check_place(headers: &HeaderMap, size: u64) -> Result<(), RegistryError> {
     let Some(text) = headers.get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok()) else {
         return Ok(());
     };
-    let first = text.trim_start_matches("bytes ").split_once('-').and_then(|(first, _)| first.parse::<u64>().ok());
+    let first =
+        text.trim_start_matches("bytes ").split_once('-').and_then(|(first, _)| first.parse::<u64>().ok());
     if first != Some(size) {
-        return Err(RegistryError::range(format!("the upload stands at byte {size}, the chunk is for {text}")));
+        return Err(RegistryError::range(format!(
+            "the upload stands at byte {size}, the chunk is for {text}"
+        )));
     }
     Ok(())
 }

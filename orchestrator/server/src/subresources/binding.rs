@@ -24,7 +24,8 @@ pub(crate) async fn create(context: &Context, body: &Bytes) -> Result<Response<B
 async fn bind(context: &Context, body: &Bytes) -> Result<Response<Body>, Status> {
     let options = WriteOptions::parse(&context.query, "CreateOptions")?;
     let binding = registry::decode_body(context, body, KIND, &options)?;
-    let name = if context.name().is_empty() { meta::name(&binding).to_owned() } else { context.name().to_owned() };
+    let name =
+        if context.name().is_empty() { meta::name(&binding).to_owned() } else { context.name().to_owned() };
     let node = binding["target"]["name"].as_str().unwrap_or_default();
     if node.is_empty() {
         return Err(Status::bad_request("a binding needs target.name, the name of a node"));
@@ -37,7 +38,8 @@ async fn bind(context: &Context, body: &Bytes) -> Result<Response<Body>, Status>
         Ok(new)
     };
     registry::update(&pod, (Part::Binding, Missing::Refuse), &options, change).await?;
-    let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+    let done =
+        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Ok(context.respond(201, crate::negotiate::Media::Json, done.to_string().into()))
 }
 

@@ -36,7 +36,8 @@ pub(crate) async fn create(context: &Context, body: &Bytes) -> Result<Response<B
         take_from_budget(context, &pod).await?;
     }
     delete::delete_object(context, &options).await?;
-    let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+    let done =
+        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Ok(context.respond(201, crate::negotiate::Media::Json, done.to_string().into()))
 }
 

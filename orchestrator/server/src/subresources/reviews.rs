@@ -22,14 +22,18 @@ pub(crate) async fn create(context: &Context, body: &Bytes) -> Result<Response<B
     review["status"] = match context.resource.plural {
         "selfsubjectreviews" => json!({"userInfo": user_info(&context.user)}),
         "selfsubjectaccessreviews" => decide(&context.user, &review["spec"]),
-        "subjectaccessreviews" | "localsubjectaccessreviews" => decide(&subject(&review["spec"]), &review["spec"]),
+        "subjectaccessreviews" | "localsubjectaccessreviews" => {
+            decide(&subject(&review["spec"]), &review["spec"])
+        }
         "selfsubjectrulesreviews" => rules(&context.user),
         "tokenreviews" => token_review(context, &review["spec"]).await,
         _ => return Err(Status::no_such_resource()),
     };
     let asked = review["spec"]["resourceAttributes"]["namespace"].as_str();
     if context.resource.plural == "localsubjectaccessreviews" && asked != context.namespace() {
-        return Err(Status::bad_request("spec.resourceAttributes.namespace must match the namespace in the path"));
+        return Err(Status::bad_request(
+            "spec.resourceAttributes.namespace must match the namespace in the path",
+        ));
     }
     meta::set(&mut review, "creationTimestamp", time::format(context.now));
     context.value(201, &review)
@@ -93,9 +97,23 @@ fn rules(user: &UserInfo) -> Value {
     let resource_rules: Vec<Value> = authorize::rules_of(user)
         .into_iter()
         .flatten()
-        .map(|(groups, resources, verbs)| json!({"verbs": verbs, "apiGroups": groups, "resources": resources}))
+        .map(
+            |(groups, resources, verbs)| json!({"verbs": verbs, "apiGroups": groups, "resources": resources}),
+        )
         .collect();
-    let paths = ["/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version", "/version/"];
+    let paths = [
+        "/api",
+        "/api/*",
+        "/apis",
+        "/apis/*",
+        "/healthz",
+        "/livez",
+        "/openapi",
+        "/openapi/*",
+        "/readyz",
+        "/version",
+        "/version/",
+    ];
     json!({
         "resourceRules": resource_rules,
         "nonResourceRules": [{"verbs": ["get"], "nonResourceURLs": paths}],
@@ -112,7 +130,8 @@ async fn token_review(context: &Context, spec: &Value) -> Value {
     let given = spec["token"].as_str().unwrap_or_default();
     match core.tokens.verify(given, context.now.as_second(), &audiences) {
         Ok(claims) if authenticate::alive(&claims, &*core.store).await => {
-            let shared: Vec<&String> = audiences.iter().filter(|audience| claims.aud.contains(audience)).collect();
+            let shared: Vec<&String> =
+                audiences.iter().filter(|audience| claims.aud.contains(audience)).collect();
             let user = user_info(&authenticate::service_account(&claims));
             json!({"authenticated": true, "user": user, "audiences": shared})
         }

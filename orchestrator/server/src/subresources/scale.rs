@@ -71,7 +71,8 @@ fn of(object: &Value) -> Value {
     let selector = &object["spec"]["selector"];
     // Replication controllers have a plain map.
     let plain = object["kind"] == "ReplicationController";
-    let selector = if plain { LabelSelector::from_map(selector) } else { LabelSelector::from_value(selector) };
+    let selector =
+        if plain { LabelSelector::from_map(selector) } else { LabelSelector::from_value(selector) };
     let mut scale = json!({
         "kind": "Scale", "apiVersion": "autoscaling/v1",
         "metadata": {

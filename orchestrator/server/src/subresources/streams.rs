@@ -40,8 +40,9 @@ pub(crate) async fn connect(
 pub(crate) async fn agent(context: &Context, node: &str) -> Result<AgentAddress, Status> {
     let Some(nodes) = kind::find("", "v1", "nodes") else { return Err(Status::no_such_resource()) };
     let (_, found) = registry::load_object(&context.about(nodes, None, Some(node))).await?;
-    let address = address_of(&found)
-        .ok_or_else(|| Status::internal_error(format!("node {node} has no usable InternalIP in its status")))?;
+    let address = address_of(&found).ok_or_else(|| {
+        Status::internal_error(format!("node {node} has no usable InternalIP in its status"))
+    })?;
     Ok(AgentAddress { node: node.to_owned(), address })
 }
 
@@ -65,7 +66,14 @@ fn path(subresource: &str, pod: &Value, query: &Query) -> Result<String, Status>
         "log" => {
             let container = container(pod, query)?;
             let options = pass(&[
-                "follow", "previous", "sinceSeconds", "sinceTime", "tailLines", "limitBytes", "timestamps", "stream",
+                "follow",
+                "previous",
+                "sinceSeconds",
+                "sinceTime",
+                "tailLines",
+                "limitBytes",
+                "timestamps",
+                "stream",
             ]);
             Ok(format!("/containerLogs/{namespace}/{name}/{container}{options}"))
         }
@@ -98,13 +106,18 @@ fn container(pod: &Value, query: &Query) -> Result<String, Status> {
     let extra = names("ephemeralContainers");
     let pod_name = meta::name(pod);
     match query.get("container") {
-        Some(wanted) if main.iter().chain(&init).chain(&extra).any(|name| name == wanted) => Ok(wanted.to_owned()),
+        Some(wanted) if main.iter().chain(&init).chain(&extra).any(|name| name == wanted) => {
+            Ok(wanted.to_owned())
+        }
         Some(wanted) => {
             Err(Status::bad_request(format!("container {wanted} is not valid for pod {pod_name}")))
         }
         None if main.len() == 1 => Ok(main[0].clone()),
         None => {
-            let mut choice = format!("a container name must be specified for pod {pod_name}, choose one of: [{}]", main.join(" "));
+            let mut choice = format!(
+                "a container name must be specified for pod {pod_name}, choose one of: [{}]",
+                main.join(" ")
+            );
             if !init.is_empty() {
                 choice.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
             }
@@ -146,7 +159,9 @@ mod tests {
     fn a_container_must_be_clear() {
         let two = pod(json!([{"name": "a"}, {"name": "b"}]));
         assert!(path("log", &two, &Query::default()).unwrap_err().message.contains("choose one of: [a b]"));
-        assert!(path("log", &two, &Query::parse(Some("container=x"))).unwrap_err().message.contains("not valid"));
+        assert!(
+            path("log", &two, &Query::parse(Some("container=x"))).unwrap_err().message.contains("not valid")
+        );
         assert_eq!(path("log", &two, &Query::parse(Some("container=b"))).unwrap(), "/containerLogs/n/p/b");
     }
 

@@ -13,8 +13,8 @@ use catamaran_api::{meta, time};
 use crate::body::Body;
 use crate::context::Context;
 use crate::options::WriteOptions;
-use crate::token::{Bound, Claims, ISSUER, Reference};
 use crate::registry;
+use crate::token::{Bound, Claims, ISSUER, Reference};
 
 const KIND: GroupVersionKind =
     GroupVersionKind { group: "authentication.k8s.io", version: "v1", kind: "TokenRequest" };
@@ -65,7 +65,8 @@ pub(crate) async fn create(context: &Context, body: &Bytes) -> Result<Response<B
 
 /// What the token dies with: the account, and the pod or secret that the request names.
 async fn bound(context: &Context, account: &Value, request: &Value) -> Result<Bound, Status> {
-    let reference = |object: &Value| Reference { name: meta::name(object).to_owned(), uid: meta::uid(object).to_owned() };
+    let reference =
+        |object: &Value| Reference { name: meta::name(object).to_owned(), uid: meta::uid(object).to_owned() };
     let mut bound = Bound {
         namespace: meta::namespace(account).to_owned(),
         serviceaccount: reference(account),
@@ -80,11 +81,14 @@ async fn bound(context: &Context, account: &Value, request: &Value) -> Result<Bo
         Some("Pod") => "pods",
         Some("Secret") => "secrets",
         Some(other) => {
-            return Err(Status::bad_request(format!("cannot bind token for serviceaccount to object kind {other}")));
+            return Err(Status::bad_request(format!(
+                "cannot bind token for serviceaccount to object kind {other}"
+            )));
         }
     };
     let Some(resource) = kind::find("", "v1", plural) else { return Err(Status::no_such_resource()) };
-    let (_, object) = registry::load_object(&context.about(resource, context.namespace(), Some(name))).await?;
+    let (_, object) =
+        registry::load_object(&context.about(resource, context.namespace(), Some(name))).await?;
     let uid = wanted["uid"].as_str().unwrap_or_default();
     if !uid.is_empty() && uid != meta::uid(&object) {
         let group_resource = GroupResource::new("", plural);

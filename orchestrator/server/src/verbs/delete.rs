@@ -70,8 +70,14 @@ fn without_type(mut object: Value) -> Value {
 /// Kinds whose last state is the answer; the others get a Status.
 fn returns_object(context: &Context) -> bool {
     const KINDS: [&str; 8] = [
-        "pods", "services", "serviceaccounts", "persistentvolumes", "persistentvolumeclaims", "podtemplates",
-        "resourcequotas", "namespaces",
+        "pods",
+        "services",
+        "serviceaccounts",
+        "persistentvolumes",
+        "persistentvolumeclaims",
+        "podtemplates",
+        "resourcequotas",
+        "namespaces",
     ];
     context.stored.group.is_empty() && KINDS.contains(&context.stored.plural)
 }
@@ -99,7 +105,9 @@ fn check(context: &Context, options: &DeleteOptions, old: &Value) -> Result<(), 
     if let Some(wanted) = options.preconditions.uid.as_deref().filter(|wanted| *wanted != uid) {
         return Err(Status::uid_precondition(resource, context.name(), wanted, uid));
     }
-    if let Some(wanted) = options.preconditions.resource_version.as_deref().filter(|wanted| *wanted != version) {
+    if let Some(wanted) =
+        options.preconditions.resource_version.as_deref().filter(|wanted| *wanted != version)
+    {
         return Err(Status::version_precondition(resource, context.name(), wanted, version));
     }
     Ok(())

@@ -4,8 +4,8 @@ use bytes::{Bytes, BytesMut};
 use http::Response;
 use serde_json::{Value, json};
 
-use catamaran_api::status::Status;
 use catamaran_api::meta;
+use catamaran_api::status::Status;
 use catamaran_store::{Entry, Range, Revision, StoreError};
 
 use crate::body::Body;
@@ -36,7 +36,10 @@ pub(crate) async fn list(context: &Context) -> Result<Response<Body>, Status> {
         Shape::Table(version) => {
             let options = table::Options::parse(&context.query, version)?;
             let rows = objects(context, &found)?;
-            let rows = rows.iter().map(|object| table::row(context.resource, object, &options, context.now)).collect();
+            let rows = rows
+                .iter()
+                .map(|object| table::row(context.resource, object, &options, context.now))
+                .collect();
             let head = (list_metadata(&found), table::Columns::Said);
             to_bytes(&table::of_rows(context.resource, rows, head, &options))
         }
@@ -72,7 +75,9 @@ pub(crate) async fn find(context: &Context, options: &ListOptions) -> Result<Fou
     if let (Some(start), true) = (&range.start_after, revision.is_none() || options.continues.is_some())
         && !start.starts_with(&keys::within(context.stored, context.namespace()))
     {
-        return Err(Status::bad_request(format!("continue key is not valid: {start:?} is outside of the list")));
+        return Err(Status::bad_request(format!(
+            "continue key is not valid: {start:?} is outside of the list"
+        )));
     }
     if options.selection.is_everything() {
         let page = core.store.range(range).await.map_err(|error| refused(context, options, error))?;

@@ -62,7 +62,8 @@ impl Patch {
                 Err(Status::invalid("meta.k8s.io", "PatchOptions", "", &[error]))
             }
             (Patch::Json(_) | Patch::Merge(_) | Patch::Strategic(_), Some(_)) => {
-                let error = FieldError::forbidden(&Path::root("force"), "may not be specified for non-apply patch");
+                let error =
+                    FieldError::forbidden(&Path::root("force"), "may not be specified for non-apply patch");
                 Err(Status::invalid("meta.k8s.io", "PatchOptions", "", &[error]))
             }
             _ => Ok(patch),

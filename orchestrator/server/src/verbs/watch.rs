@@ -32,12 +32,15 @@ pub(crate) async fn watch(context: Context) -> Result<Response<Body>, Status> {
     let mut options = ListOptions::parse(&context.query, context.resource, true)?;
     if let Some(name) = &context.request.name {
         let fields = format!("metadata.name={name}");
-        options.selection.fields = catamaran_api::field_selector::FieldSelector::parse(&fields, context.resource)
-            .map_err(|error| Status::bad_request(error.to_string()))?;
+        options.selection.fields =
+            catamaran_api::field_selector::FieldSelector::parse(&fields, context.resource)
+                .map_err(|error| Status::bad_request(error.to_string()))?;
     }
     let accepted = context.accepted()?;
     let shape = match accepted.shape {
-        Shape::Table(version) => Form::Table(table::Options::parse(&context.query, version)?, table::Columns::Said),
+        Shape::Table(version) => {
+            Form::Table(table::Options::parse(&context.query, version)?, table::Columns::Said)
+        }
         Shape::Metadata(version) => Form::Metadata(version),
         Shape::Whole => Form::Whole,
     };
@@ -88,7 +91,13 @@ async fn begin(
             if let Some(asked) = options.resource_version.filter(|asked| *asked > current) {
                 return Err(Status::too_large_resource_version(asked, current));
             }
-            let all = ListOptions { limit: None, continues: None, matching: None, resource_version: None, ..options.clone() };
+            let all = ListOptions {
+                limit: None,
+                continues: None,
+                matching: None,
+                resource_version: None,
+                ..options.clone()
+            };
             let found = list::find(context, &all).await?;
             ready.extend(found.entries.into_iter().map(Piece::Initial));
             if options.initial_events == Some(true) && options.bookmarks {
@@ -364,7 +373,9 @@ impl Source {
                 cursor.take(BATCH).map_err(|_| too_slow())
             }
             Source::History(watch) => match watch.next().await {
-                Some(Ok(events)) => Ok(events.iter().map(|event| std::sync::Arc::new(Change::new(event))).collect()),
+                Some(Ok(events)) => {
+                    Ok(events.iter().map(|event| std::sync::Arc::new(Change::new(event))).collect())
+                }
                 Some(Err(_)) => Err(too_slow()),
                 None => Err(Status::service_unavailable("the server is shutting down")),
             },
