@@ -80,7 +80,9 @@ pub struct Decoded {
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     /// Not JSON, YAML or protobuf, or not an object.
-    #[error("the object provided is unrecognized (must be of type {wanted}): couldn't get version/kind; {reason}")]
+    #[error(
+        "the object provided is unrecognized (must be of type {wanted}): couldn't get version/kind; {reason}"
+    )]
     Syntax {
         /// Kind that was expected.
         wanted: &'static str,
@@ -88,7 +90,9 @@ pub enum DecodeError {
         reason: String,
     },
     /// `kind` names something else.
-    #[error("{kind} in version \"{version}\" cannot be handled as a {wanted}: the object's kind is {kind}, this address takes {wanted}")]
+    #[error(
+        "{kind} in version \"{version}\" cannot be handled as a {wanted}: the object's kind is {kind}, this address takes {wanted}"
+    )]
     Kind {
         /// Kind in the body.
         kind: String,
@@ -156,8 +160,10 @@ pub fn decode_kind(
     let parsed = match content_type {
         ContentType::Json => json(body, Root { ty: target.as_type(), context: &mut context })
             .map_err(|e| syntax(format!("json parse error: {e}"))),
-        ContentType::Yaml => yaml::with(body, |de| Root { ty: target.as_type(), context: &mut context }.deserialize(de))
-            .map_err(|e| syntax(format!("yaml parse error: {e}"))),
+        ContentType::Yaml => {
+            yaml::with(body, |de| Root { ty: target.as_type(), context: &mut context }.deserialize(de))
+                .map_err(|e| syntax(format!("yaml parse error: {e}")))
+        }
         ContentType::Protobuf => protobuf::decode(body).map(Some).map_err(|e| syntax(e.to_string())),
     };
     match parsed {
@@ -177,11 +183,16 @@ pub fn decode_kind(
 ///
 /// # Errors
 /// As [`decode`]. Duplicates cannot be seen any more.
-pub fn normalize(object: Value, wanted: GroupVersionKind, strictness: Strictness) -> Result<Decoded, DecodeError> {
+pub fn normalize(
+    object: Value,
+    wanted: GroupVersionKind,
+    strictness: Strictness,
+) -> Result<Decoded, DecodeError> {
     let mut context = Context::new(false);
     let target = target(wanted)?;
     check_type_meta(&object, wanted)?;
-    let result: Result<_, serde_json::Error> = Root { ty: target.as_type(), context: &mut context }.deserialize(object);
+    let result: Result<_, serde_json::Error> =
+        Root { ty: target.as_type(), context: &mut context }.deserialize(object);
     match result {
         Ok(value) => finish(value, wanted, context, strictness),
         Err(error) => {
@@ -203,15 +214,18 @@ pub fn prune(object: Value, wanted: GroupVersionKind) -> Result<Value, DecodeErr
 ///
 /// # Errors
 /// The body is malformed, or (strict) has a duplicate field.
-pub fn untyped(body: &[u8], content_type: ContentType, strictness: Strictness) -> Result<Decoded, DecodeError> {
+pub fn untyped(
+    body: &[u8],
+    content_type: ContentType,
+    strictness: Strictness,
+) -> Result<Decoded, DecodeError> {
     let mut context = Context::new(matches!(content_type, ContentType::Yaml));
     let syntax = |reason: String| DecodeError::Syntax { wanted: "object", reason };
     let seed = AnyRoot(&mut context);
     let object = match content_type {
         ContentType::Json => json(body, seed).map_err(|e| syntax(format!("json parse error: {e}")))?,
-        ContentType::Yaml => {
-            yaml::with(body, |de| seed.deserialize(de)).map_err(|e| syntax(format!("yaml parse error: {e}")))?
-        }
+        ContentType::Yaml => yaml::with(body, |de| seed.deserialize(de))
+            .map_err(|e| syntax(format!("yaml parse error: {e}")))?,
         ContentType::Protobuf => protobuf::decode(body).map_err(|e| syntax(e.to_string()))?,
     };
     settle(object, GroupVersionKind { group: "", version: "", kind: "object" }, context, strictness)
@@ -254,9 +268,11 @@ fn settle(
     strictness: Strictness,
 ) -> Result<Decoded, DecodeError> {
     match strictness {
-        Strictness::Strict if !context.findings.is_empty() => {
-            Err(DecodeError::Strict { kind: wanted.kind, version: wanted.version, findings: context.findings })
-        }
+        Strictness::Strict if !context.findings.is_empty() => Err(DecodeError::Strict {
+            kind: wanted.kind,
+            version: wanted.version,
+            findings: context.findings,
+        }),
         Strictness::Ignore => Ok(Decoded { object, warnings: Vec::new() }),
         Strictness::Warn | Strictness::Strict => Ok(Decoded { object, warnings: context.findings }),
     }
@@ -268,10 +284,15 @@ fn check_type_meta(object: &Value, wanted: GroupVersionKind) -> Result<(), Decod
     let expected = wanted.api_version();
     let version = text("apiVersion").unwrap_or(&expected);
     if let Some(kind) = text("kind").filter(|kind| *kind != wanted.kind) {
-        return Err(DecodeError::Kind { kind: kind.to_owned(), version: version.to_owned(), wanted: wanted.kind });
+        return Err(DecodeError::Kind {
+            kind: kind.to_owned(),
+            version: version.to_owned(),
+            wanted: wanted.kind,
+        });
     }
     // Every group version registers the options of a deletion.
-    if version != expected && !(wanted.kind == "DeleteOptions" && kind::split_api_version(version).is_some()) {
+    if version != expected && !(wanted.kind == "DeleteOptions" && kind::split_api_version(version).is_some())
+    {
         return Err(DecodeError::Version { found: version.to_owned(), wanted: expected });
     }
     Ok(())
@@ -365,7 +386,9 @@ impl fmt::Display for TypeName {
             Type::Json => "any",
             Type::SchemaOrArray | Type::SchemaOrBool | Type::SchemaOrStrings => "schema (object)",
             Type::List(_) => "array",
-            Type::Struct(_) => return write!(f, "{} (object)", self.0.as_struct().map_or("", Struct::short_name)),
+            Type::Struct(_) => {
+                return write!(f, "{} (object)", self.0.as_struct().map_or("", Struct::short_name));
+            }
         })
     }
 }

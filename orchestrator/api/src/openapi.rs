@@ -19,7 +19,8 @@ const VERSION: &str = "v1.33.0";
 
 /// The v3 document of a group version; `None` when nothing is served there.
 pub fn document(group: &str, version: &str) -> Option<Bytes> {
-    let resources = kind::resources().iter().filter(|r| r.group == group && r.version == version).collect::<Vec<_>>();
+    let resources =
+        kind::resources().iter().filter(|r| r.group == group && r.version == version).collect::<Vec<_>>();
     if resources.is_empty() {
         return None;
     }
@@ -60,7 +61,8 @@ pub fn index<'a>(hashes: impl Iterator<Item = (&'a str, &'a str, &'a str)>) -> V
 
 /// A v2 document that is valid and says nothing: clients turn to v3.
 pub fn v2() -> Bytes {
-    let document = json!({"swagger": "2.0", "info": {"title": "Kubernetes", "version": VERSION}, "paths": {}});
+    let document =
+        json!({"swagger": "2.0", "info": {"title": "Kubernetes", "version": VERSION}, "paths": {}});
     Bytes::from(document.to_string())
 }
 

@@ -14,7 +14,8 @@ mod parse;
 pub use descriptions::Descriptions;
 
 /// The type of a schema inside a custom resource definition.
-pub(crate) const JSON_SCHEMA: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
+pub(crate) const JSON_SCHEMA: &str =
+    "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
 
 /// The shape of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -280,9 +281,27 @@ pub struct Struct {
     id: StructId,
     /// Number of its line in the file of descriptions; its fields follow.
     line: u16,
+    /// For each protobuf number what it holds.
+    by_tag: Box<[Tagged]>,
+}
+
+/// What a number of a message holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tagged {
+    /// Nothing that this version knows.
+    Unknown,
+    /// The field at this place.
+    Field(u8),
+    /// A message whose fields JSON inlines.
+    Inlined,
 }
 
 impl Struct {
+    /// What a protobuf number of the message itself holds.
+    pub(crate) fn tagged(&self, tag: u8) -> Tagged {
+        self.by_tag.get(usize::from(tag)).copied().unwrap_or(Tagged::Unknown)
+    }
+
     /// The field of that name.
     pub fn field(&self, name: &str) -> Option<&'static Field> {
         self.index(name).map(|i| &self.fields[i])

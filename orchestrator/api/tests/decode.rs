@@ -5,20 +5,21 @@ use catamaran_api::kind::{self, GroupVersionKind, Resource};
 use serde_json::{Value, json};
 
 fn deployments() -> &'static Resource {
-    kind::find("apps", "v1", "deployments").unwrap()
+    kind::find("apps", "v1", "deployments").expect("a known resource or a good body")
 }
 
 fn pods() -> &'static Resource {
-    kind::find("", "v1", "pods").unwrap()
+    kind::find("", "v1", "pods").expect("a known resource or a good body")
 }
 
 fn warn(resource: &Resource, body: &str) -> (Value, Vec<String>) {
-    let decoded = decode(body.as_bytes(), ContentType::Json, resource, Strictness::Warn).unwrap();
+    let decoded = decode(body.as_bytes(), ContentType::Json, resource, Strictness::Warn)
+        .expect("a known resource or a good body");
     (decoded.object, decoded.warnings)
 }
 
 fn refuse(resource: &Resource, body: &str, strictness: Strictness) -> String {
-    decode(body.as_bytes(), ContentType::Json, resource, strictness).unwrap_err().to_string()
+    decode(body.as_bytes(), ContentType::Json, resource, strictness).expect_err("a refusal").to_string()
 }
 
 #[test]
@@ -59,30 +60,54 @@ fn strict_refuses_in_kubernetes_words_and_ignore_says_nothing() {
 #[test]
 fn wrong_types_name_field_found_and_wanted() {
     for (body, wanted) in [
-        (r#"{"spec":{"replicas":"3"}}"#, "json: cannot unmarshal string into field spec.replicas of type int32"),
-        (r#"{"spec":{"replicas":1.5}}"#, "json: cannot unmarshal number 1.5 into field spec.replicas of type int32"),
+        (
+            r#"{"spec":{"replicas":"3"}}"#,
+            "json: cannot unmarshal string into field spec.replicas of type int32",
+        ),
+        (
+            r#"{"spec":{"replicas":1.5}}"#,
+            "json: cannot unmarshal number 1.5 into field spec.replicas of type int32",
+        ),
         (r#"{"spec":{"replicas":4294967296}}"#, "number 4294967296 into field spec.replicas of type int32"),
         (r#"{"spec":{"paused":"yes"}}"#, "string into field spec.paused of type bool"),
         (r#"{"spec":[]}"#, "array into field spec of type DeploymentSpec (object)"),
-        (r#"{"spec":{"template":{"spec":{"containers":{}}}}}"#, "object into field spec.template.spec.containers of type array"),
+        (
+            r#"{"spec":{"template":{"spec":{"containers":{}}}}}"#,
+            "object into field spec.template.spec.containers of type array",
+        ),
         (r#"{"metadata":{"labels":{"a":1}}}"#, "number into field metadata.labels.a of type string"),
-        (r#"{"metadata":{"creationTimestamp":"yesterday"}}"#, "field metadata.creationTimestamp: \"yesterday\" is no time"),
+        (
+            r#"{"metadata":{"creationTimestamp":"yesterday"}}"#,
+            "field metadata.creationTimestamp: \"yesterday\" is no time",
+        ),
         (r#"[]"#, "array into an object of type Deployment (object)"),
     ] {
         let message = refuse(deployments(), body, Strictness::Warn);
         assert!(message.contains(wanted), "{message}");
-        assert!(message.starts_with("Deployment in version \"v1\" cannot be handled as a Deployment: "), "{message}");
+        assert!(
+            message.starts_with("Deployment in version \"v1\" cannot be handled as a Deployment: "),
+            "{message}"
+        );
     }
     let secrets = kind::find("", "v1", "secrets").unwrap();
-    assert!(refuse(secrets, r#"{"data":{"a":"%%"}}"#, Strictness::Warn).contains("field data.a: illegal base64 data"));
-    assert!(refuse(pods(), r#"{"spec":{"overhead":{"cpu":"much"}}}"#, Strictness::Warn).contains("spec.overhead.cpu"));
+    assert!(
+        refuse(secrets, r#"{"data":{"a":"%%"}}"#, Strictness::Warn)
+            .contains("field data.a: illegal base64 data")
+    );
+    assert!(
+        refuse(pods(), r#"{"spec":{"overhead":{"cpu":"much"}}}"#, Strictness::Warn)
+            .contains("spec.overhead.cpu")
+    );
 }
 
 #[test]
 fn malformed_bodies_are_refused() {
     for body in ["", "{", "{\"a\":}", "nonsense", "{} {}"] {
         let message = refuse(pods(), body, Strictness::Ignore);
-        assert!(message.starts_with("the object provided is unrecognized (must be of type Pod): "), "{message}");
+        assert!(
+            message.starts_with("the object provided is unrecognized (must be of type Pod): "),
+            "{message}"
+        );
     }
 }
 
@@ -90,7 +115,10 @@ fn malformed_bodies_are_refused() {
 fn another_kind_or_version_is_refused_whatever_its_fields() {
     let service = r#"{"apiVersion":"v1","kind":"Service","spec":{"selector":{"a":"b"}}}"#;
     let error = decode(service.as_bytes(), ContentType::Json, deployments(), Strictness::Warn).unwrap_err();
-    assert!(matches!(&error, DecodeError::Kind { kind, wanted: "Deployment", .. } if kind == "Service"), "{error}");
+    assert!(
+        matches!(&error, DecodeError::Kind { kind, wanted: "Deployment", .. } if kind == "Service"),
+        "{error}"
+    );
     assert!(error.to_string().starts_with("Service in version \"v1\" cannot be handled as a Deployment: "));
     assert_eq!(
         refuse(deployments(), r#"{"apiVersion":"apps/v1beta1","kind":"Deployment"}"#, Strictness::Warn),
@@ -153,8 +181,12 @@ fn quantities_times_and_bytes_become_canonical() {
 #[test]
 fn an_int_or_string_keeps_its_form() {
     let services = kind::find("", "v1", "services").unwrap();
-    let (object, _) = warn(services, r#"{"spec":{"ports":[{"port":80,"targetPort":"http"},{"port":81,"targetPort":0}]}}"#);
-    assert_eq!(object["spec"]["ports"], json!([{"port": 80, "targetPort": "http"}, {"port": 81, "targetPort": 0}]));
+    let (object, _) =
+        warn(services, r#"{"spec":{"ports":[{"port":80,"targetPort":"http"},{"port":81,"targetPort":0}]}}"#);
+    assert_eq!(
+        object["spec"]["ports"],
+        json!([{"port": 80, "targetPort": "http"}, {"port": 81, "targetPort": 0}])
+    );
 }
 
 #[test]
@@ -198,7 +230,10 @@ fn yaml_is_read_as_kubernetes_reads_it() {
         })
     );
     let error = decode(b"metadata: {name: yes}", ContentType::Yaml, pods(), Strictness::Warn).unwrap_err();
-    assert!(error.to_string().contains("cannot unmarshal bool into field metadata.name of type string"), "{error}");
+    assert!(
+        error.to_string().contains("cannot unmarshal bool into field metadata.name of type string"),
+        "{error}"
+    );
     let error = decode(b"metadata: {name: a", ContentType::Yaml, pods(), Strictness::Warn).unwrap_err();
     assert!(matches!(error, DecodeError::Syntax { .. }), "{error}");
 }
@@ -210,7 +245,10 @@ fn other_bodies_have_kinds_of_their_own() {
     let decoded = decode_kind(body, ContentType::Json, eviction, Strictness::Strict).unwrap();
     assert_eq!(decoded.object["deleteOptions"]["gracePeriodSeconds"], 0);
     let options = GroupVersionKind { group: "", version: "v1", kind: "DeleteOptions" };
-    for body in [r#"{"propagationPolicy":"Foreground"}"#, r#"{"kind":"DeleteOptions","apiVersion":"apps/v1","propagationPolicy":"Foreground"}"#] {
+    for body in [
+        r#"{"propagationPolicy":"Foreground"}"#,
+        r#"{"kind":"DeleteOptions","apiVersion":"apps/v1","propagationPolicy":"Foreground"}"#,
+    ] {
         let decoded = decode_kind(body.as_bytes(), ContentType::Json, options, Strictness::Strict).unwrap();
         assert_eq!(decoded.object["propagationPolicy"], "Foreground");
     }
@@ -224,7 +262,10 @@ fn a_value_is_brought_into_the_same_form() {
     assert_eq!(decoded.object, json!({"kind": "Pod", "apiVersion": "v1", "spec": {"containers": []}}));
     assert!(normalize(patched, pods().gvk(), Strictness::Strict).is_err());
     let wrong = normalize(json!({"spec": {"containers": 1}}), pods().gvk(), Strictness::Ignore).unwrap_err();
-    assert!(wrong.to_string().contains("cannot unmarshal number into field spec.containers of type array"), "{wrong}");
+    assert!(
+        wrong.to_string().contains("cannot unmarshal number into field spec.containers of type array"),
+        "{wrong}"
+    );
 }
 
 #[test]

@@ -11,7 +11,10 @@ use serde_json::{Value, json};
 mod objects;
 
 fn filled(group: &str, plural: &str, mut object: Value) -> Value {
-    let resource = kind::resources().iter().find(|r| r.group == group && r.plural == plural && r.preferred).unwrap();
+    let resource = kind::resources()
+        .iter()
+        .find(|r| r.group == group && r.plural == plural && r.preferred)
+        .expect("a known resource");
     apply(resource, &mut object);
     object
 }
@@ -54,7 +57,11 @@ fn a_pod_gets_what_kubectl_and_the_agent_read() {
 
 #[test]
 fn a_host_network_pod_takes_its_ports_on_the_host() {
-    let pod = filled("", "pods", json!({"spec": {"hostNetwork": true, "containers": [{"ports": [{"containerPort": 80}]}]}}));
+    let pod = filled(
+        "",
+        "pods",
+        json!({"spec": {"hostNetwork": true, "containers": [{"ports": [{"containerPort": 80}]}]}}),
+    );
     assert_eq!(pod["spec"]["containers"][0]["ports"][0]["hostPort"], 80);
 }
 
@@ -84,8 +91,15 @@ fn workloads_roll_by_default() {
     assert_eq!(deployment["spec"]["replicas"], 1);
     assert_eq!(deployment["spec"]["progressDeadlineSeconds"], 600);
     let daemons = filled("apps", "daemonsets", json!({}));
-    assert_eq!(daemons["spec"]["updateStrategy"]["rollingUpdate"], json!({"maxUnavailable": 1, "maxSurge": 0}));
-    let set = filled("apps", "statefulsets", json!({"spec": {"volumeClaimTemplates": [{"metadata": {"name": "d"}}]}}));
+    assert_eq!(
+        daemons["spec"]["updateStrategy"]["rollingUpdate"],
+        json!({"maxUnavailable": 1, "maxSurge": 0})
+    );
+    let set = filled(
+        "apps",
+        "statefulsets",
+        json!({"spec": {"volumeClaimTemplates": [{"metadata": {"name": "d"}}]}}),
+    );
     assert_eq!(set["spec"]["updateStrategy"]["rollingUpdate"], json!({"partition": 0}));
     assert_eq!(set["spec"]["podManagementPolicy"], "OrderedReady");
     assert_eq!(set["spec"]["volumeClaimTemplates"][0]["spec"]["volumeMode"], "Filesystem");
@@ -107,7 +121,11 @@ fn a_job_counts_completions_unless_it_is_a_queue() {
 
 #[test]
 fn a_service_targets_its_own_port() {
-    let service = filled("", "services", json!({"spec": {"type": "NodePort", "ports": [{"port": 80}, {"port": 81, "targetPort": "x"}]}}));
+    let service = filled(
+        "",
+        "services",
+        json!({"spec": {"type": "NodePort", "ports": [{"port": 80}, {"port": 81, "targetPort": "x"}]}}),
+    );
     assert_eq!(
         service["spec"],
         json!({
@@ -123,7 +141,8 @@ fn a_service_targets_its_own_port() {
 
 #[test]
 fn a_secret_folds_its_texts_in() {
-    let secret = filled("", "secrets", json!({"data": {"a": "AA==", "b": "AA=="}, "stringData": {"a": "hello"}}));
+    let secret =
+        filled("", "secrets", json!({"data": {"a": "AA==", "b": "AA=="}, "stringData": {"a": "hello"}}));
     assert_eq!(secret, json!({"type": "Opaque", "data": {"a": "aGVsbG8=", "b": "AA=="}}));
 }
 
@@ -140,7 +159,11 @@ fn a_new_object_gets_what_only_new_ones_get() {
         on_create(kind::find(group, "v1", plural).unwrap(), &mut object);
         object
     };
-    let pod = new("pods", "", json!({"spec": {"containers": [{}]}, "status": {"phase": "Running", "podIP": "1.2.3.4"}}));
+    let pod = new(
+        "pods",
+        "",
+        json!({"spec": {"containers": [{}]}, "status": {"phase": "Running", "podIP": "1.2.3.4"}}),
+    );
     assert_eq!(pod["status"], json!({"phase": "Pending", "qosClass": "BestEffort"}));
     assert_eq!(new("namespaces", "", json!({}))["spec"]["finalizers"], json!(["kubernetes"]));
     let job = new("jobs", "batch", json!({"metadata": {"name": "j", "uid": "u"}}));
@@ -155,7 +178,11 @@ fn a_new_object_gets_what_only_new_ones_get() {
 
 #[test]
 fn other_kinds() {
-    let policy = filled("networking.k8s.io", "networkpolicies", json!({"spec": {"egress": [{"ports": [{"port": 53}]}]}}));
+    let policy = filled(
+        "networking.k8s.io",
+        "networkpolicies",
+        json!({"spec": {"egress": [{"ports": [{"port": 53}]}]}}),
+    );
     assert_eq!(policy["spec"]["policyTypes"], json!(["Ingress", "Egress"]));
     assert_eq!(policy["spec"]["egress"][0]["ports"][0]["protocol"], "TCP");
     let binding = filled(
@@ -164,15 +191,29 @@ fn other_kinds() {
         json!({"roleRef": {"kind": "Role", "name": "r"}, "subjects": [{"kind": "User"}, {"kind": "ServiceAccount"}]}),
     );
     assert_eq!(binding["roleRef"]["apiGroup"], "rbac.authorization.k8s.io");
-    assert_eq!(binding["subjects"], json!([{"kind": "User", "apiGroup": "rbac.authorization.k8s.io"}, {"kind": "ServiceAccount"}]));
-    let crd = filled("apiextensions.k8s.io", "customresourcedefinitions", json!({"spec": {"names": {"kind": "Widget"}}}));
-    assert_eq!(crd["spec"]["names"], json!({"kind": "Widget", "singular": "widget", "listKind": "WidgetList"}));
+    assert_eq!(
+        binding["subjects"],
+        json!([{"kind": "User", "apiGroup": "rbac.authorization.k8s.io"}, {"kind": "ServiceAccount"}])
+    );
+    let crd = filled(
+        "apiextensions.k8s.io",
+        "customresourcedefinitions",
+        json!({"spec": {"names": {"kind": "Widget"}}}),
+    );
+    assert_eq!(
+        crd["spec"]["names"],
+        json!({"kind": "Widget", "singular": "widget", "listKind": "WidgetList"})
+    );
     let slice = filled("discovery.k8s.io", "endpointslices", json!({"ports": [{"port": 80}]}));
     assert_eq!(slice["ports"], json!([{"name": "", "port": 80, "protocol": "TCP"}]));
     let autoscaler = filled("autoscaling", "horizontalpodautoscalers", json!({"spec": {"behavior": {}}}));
     assert_eq!(autoscaler["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 80);
     assert_eq!(autoscaler["spec"]["behavior"]["scaleUp"]["policies"][0]["value"], 4);
-    let limits = filled("", "limitranges", json!({"spec": {"limits": [{"type": "Container", "max": {"cpu": "2"}, "min": {"memory": "1Mi"}}]}}));
+    let limits = filled(
+        "",
+        "limitranges",
+        json!({"spec": {"limits": [{"type": "Container", "max": {"cpu": "2"}, "min": {"memory": "1Mi"}}]}}),
+    );
     assert_eq!(limits["spec"]["limits"][0]["default"], json!({"cpu": "2"}));
     assert_eq!(limits["spec"]["limits"][0]["defaultRequest"], json!({"cpu": "2", "memory": "1Mi"}));
 }

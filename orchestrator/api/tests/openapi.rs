@@ -7,7 +7,8 @@ use catamaran_api::openapi;
 use serde_json::{Value, json};
 
 fn document(group: &str, version: &str) -> Value {
-    serde_json::from_slice(&openapi::document(group, version).unwrap()).unwrap()
+    serde_json::from_slice(&openapi::document(group, version).expect("a served group version"))
+        .expect("a JSON document")
 }
 
 fn references(value: &Value, found: &mut BTreeSet<String>) {
@@ -38,7 +39,9 @@ fn every_document_is_closed_under_references_and_has_unique_operations() {
             }
             let mut ids = BTreeSet::new();
             for (path, item) in document["paths"].as_object().unwrap() {
-                for (method, operation) in item.as_object().unwrap().iter().filter(|(name, _)| *name != "parameters") {
+                for (method, operation) in
+                    item.as_object().unwrap().iter().filter(|(name, _)| *name != "parameters")
+                {
                     let id = operation["operationId"].as_str().unwrap();
                     assert!(ids.insert(id.to_owned()), "{method} {path}: {id}");
                     assert!(operation["responses"]["200"].is_object(), "{method} {path}");
@@ -56,13 +59,18 @@ fn a_patch_says_what_kubectl_asks_before_it_applies() {
     let patch = &item["patch"];
     assert_eq!(patch["operationId"], "patchAppsV1NamespacedDeployment");
     assert_eq!(patch["x-kubernetes-action"], "patch");
-    assert_eq!(patch["x-kubernetes-group-version-kind"], json!({"group": "apps", "kind": "Deployment", "version": "v1"}));
+    assert_eq!(
+        patch["x-kubernetes-group-version-kind"],
+        json!({"group": "apps", "kind": "Deployment", "version": "v1"})
+    );
     for media in ["application/apply-patch+yaml", "application/strategic-merge-patch+json"] {
         assert!(patch["requestBody"]["content"][media].is_object());
     }
-    let names: Vec<_> = patch["parameters"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap()).collect();
+    let names: Vec<_> =
+        patch["parameters"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["dryRun", "fieldManager", "fieldValidation", "force"]);
-    let of_path: Vec<_> = item["parameters"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap()).collect();
+    let of_path: Vec<_> =
+        item["parameters"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap()).collect();
     assert_eq!(of_path, ["name", "namespace", "pretty"]);
 }
 
@@ -71,13 +79,24 @@ fn schemas_carry_the_extensions() {
     let document = document("", "v1");
     let schemas = &document["components"]["schemas"];
     let pod = &schemas["io.k8s.api.core.v1.Pod"];
-    assert_eq!(pod["x-kubernetes-group-version-kind"], json!([{"group": "", "kind": "Pod", "version": "v1"}]));
+    assert_eq!(
+        pod["x-kubernetes-group-version-kind"],
+        json!([{"group": "", "kind": "Pod", "version": "v1"}])
+    );
     let spec = &pod["properties"]["spec"];
     assert_eq!(spec["allOf"], json!([{"$ref": "#/components/schemas/io.k8s.api.core.v1.PodSpec"}]));
     assert_eq!(spec["default"], json!({}));
-    assert!(spec["description"].as_str().unwrap().starts_with("Specification of the desired behavior of the pod."));
+    assert!(
+        spec["description"]
+            .as_str()
+            .unwrap()
+            .starts_with("Specification of the desired behavior of the pod.")
+    );
     let ports = &schemas["io.k8s.api.core.v1.Container"]["properties"]["ports"];
-    assert_eq!(ports["items"], json!({"allOf": [{"$ref": "#/components/schemas/io.k8s.api.core.v1.ContainerPort"}], "default": {}}));
+    assert_eq!(
+        ports["items"],
+        json!({"allOf": [{"$ref": "#/components/schemas/io.k8s.api.core.v1.ContainerPort"}], "default": {}})
+    );
     assert_eq!(ports["x-kubernetes-list-type"], "map");
     assert_eq!(ports["x-kubernetes-list-map-keys"], json!(["containerPort", "protocol"]));
     assert_eq!(ports["x-kubernetes-patch-merge-key"], "containerPort");
@@ -86,7 +105,8 @@ fn schemas_carry_the_extensions() {
     assert_eq!(port["required"], json!(["containerPort"]));
     assert_eq!(port["properties"]["protocol"]["default"], "TCP");
     assert_eq!(port["properties"]["protocol"]["enum"], json!(["SCTP", "TCP", "UDP"]));
-    let annotations = &schemas["io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"]["properties"]["annotations"];
+    let annotations =
+        &schemas["io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"]["properties"]["annotations"];
     assert_eq!(annotations["additionalProperties"], json!({"type": "string", "default": ""}));
     assert_eq!(schemas["io.k8s.api.core.v1.ObjectReference"]["x-kubernetes-map-type"], "atomic");
     assert!(schemas["io.k8s.apimachinery.pkg.api.resource.Quantity"]["oneOf"].is_array());
@@ -98,17 +118,27 @@ fn subresources_have_their_own_kinds() {
     let core = document("", "v1");
     let pod = "/api/v1/namespaces/{namespace}/pods/{name}";
     let eviction = &core["paths"][&format!("{pod}/eviction")]["post"];
-    assert_eq!(eviction["x-kubernetes-group-version-kind"], json!({"group": "policy", "kind": "Eviction", "version": "v1"}));
+    assert_eq!(
+        eviction["x-kubernetes-group-version-kind"],
+        json!({"group": "policy", "kind": "Eviction", "version": "v1"})
+    );
     assert_eq!(core["paths"][&format!("{pod}/exec")]["get"]["x-kubernetes-action"], "connect");
-    assert!(core["paths"][&format!("{pod}/log")]["get"]["responses"]["200"]["content"]["text/plain"].is_object());
+    assert!(
+        core["paths"][&format!("{pod}/log")]["get"]["responses"]["200"]["content"]["text/plain"].is_object()
+    );
     let apps = document("apps", "v1");
     let scale = &apps["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}/scale"];
-    assert_eq!(scale["put"]["requestBody"]["content"]["*/*"]["schema"]["$ref"], "#/components/schemas/io.k8s.api.autoscaling.v1.Scale");
+    assert_eq!(
+        scale["put"]["requestBody"]["content"]["*/*"]["schema"]["$ref"],
+        "#/components/schemas/io.k8s.api.autoscaling.v1.Scale"
+    );
     assert_eq!(scale["get"]["operationId"], "readAppsV1NamespacedDeploymentScale");
     // Create-only kinds have no object to read.
     let reviews = document("authorization.k8s.io", "v1");
     let paths = reviews["paths"].as_object().unwrap();
-    assert!(paths.contains_key("/apis/authorization.k8s.io/v1/namespaces/{namespace}/localsubjectaccessreviews"));
+    assert!(
+        paths.contains_key("/apis/authorization.k8s.io/v1/namespaces/{namespace}/localsubjectaccessreviews")
+    );
     assert!(!paths.keys().any(|path| path.ends_with("{name}")));
 }
 
@@ -119,7 +149,10 @@ fn the_index_names_each_document_by_its_content() {
     let hash = openapi::hash(&bytes);
     let index = openapi::index([("", "v1", "X"), ("apps", "v1", hash.as_str())].into_iter());
     assert_eq!(index["paths"]["api/v1"]["serverRelativeURL"], "/openapi/v3/api/v1?hash=X");
-    assert_eq!(index["paths"]["apis/apps/v1"]["serverRelativeURL"], format!("/openapi/v3/apis/apps/v1?hash={hash}"));
+    assert_eq!(
+        index["paths"]["apis/apps/v1"]["serverRelativeURL"],
+        format!("/openapi/v3/apis/apps/v1?hash={hash}")
+    );
 }
 
 #[test]

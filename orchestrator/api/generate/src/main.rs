@@ -37,7 +37,8 @@ fn crate_source(name: &str) -> Result<PathBuf> {
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))
         .output()
         .context("run cargo metadata")?;
-    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).context("read cargo metadata")?;
+    let metadata: serde_json::Value =
+        serde_json::from_slice(&output.stdout).context("read cargo metadata")?;
     let packages = metadata["packages"].as_array().context("packages in cargo metadata")?;
     let manifest = packages
         .iter()
@@ -74,5 +75,9 @@ fn same(path: &Path, found: &[u8], wanted: &[u8]) -> Result<()> {
         return Ok(());
     }
     let line = found.split(|b| *b == b'\n').zip(wanted.split(|b| *b == b'\n')).position(|(a, b)| a != b);
-    bail!("{} is out of date from line {}: run the generator without --check", path.display(), line.map_or(0, |l| l + 1))
+    bail!(
+        "{} is out of date from line {}: run the generator without --check",
+        path.display(),
+        line.map_or(0, |l| l + 1)
+    )
 }

@@ -41,9 +41,13 @@ impl Overlay {
     pub(crate) fn apply(&self, types: &mut Types) -> Result<()> {
         for entry in &self.entries {
             if entry.new {
-                types.insert(entry.name.clone(), Type { description: new_description(&entry.name), ..Type::default() });
+                types.insert(
+                    entry.name.clone(),
+                    Type { description: new_description(&entry.name), ..Type::default() },
+                );
             }
-            let read = types.get_mut(&entry.name).with_context(|| format!("overlay: no type {}", entry.name))?;
+            let read =
+                types.get_mut(&entry.name).with_context(|| format!("overlay: no type {}", entry.name))?;
             for attribute in &entry.attributes {
                 match attribute.strip_prefix("gvk=") {
                     Some(gvk) => read.gvk = Some(gvk.to_owned()),
@@ -54,7 +58,10 @@ impl Overlay {
                 if entry.new {
                     read.fields.insert(name.clone(), Field::default());
                 }
-                let field = read.fields.get_mut(name).with_context(|| format!("overlay: no field {}.{name}", entry.name))?;
+                let field = read
+                    .fields
+                    .get_mut(name)
+                    .with_context(|| format!("overlay: no field {}.{name}", entry.name))?;
                 for attribute in attributes {
                     apply_field(field, attribute)?;
                 }
@@ -68,7 +75,8 @@ fn apply_field(field: &mut Field, attribute: &str) -> Result<()> {
     if let Some(shape) = attribute.strip_prefix("type=") {
         field.shape = shape.to_owned();
     } else if let Some(tag) = attribute.strip_prefix("tag=") {
-        field.tags = tag.split('.').map(str::parse).collect::<Result<_, _>>().with_context(|| attribute.to_owned())?;
+        field.tags =
+            tag.split('.').map(str::parse).collect::<Result<_, _>>().with_context(|| attribute.to_owned())?;
     } else if attribute == "required" || attribute == "optional" {
         field.required = attribute == "required";
     } else if ["list", "keys", "merge", "strategy", "map", "default", "enum", "always"]

@@ -28,7 +28,8 @@ pub(crate) fn tag(types: &mut Types, source: &Path) -> Result<()> {
         if is_special(name) || read.fields.values().all(|f| !f.tags.is_empty()) {
             continue;
         }
-        let top_level = read.gvk.is_some() || ENVELOPE.iter().all(|e| read.fields.contains_key(*e)) && read.fields.contains_key("metadata");
+        let top_level = read.gvk.is_some()
+            || ENVELOPE.iter().all(|e| read.fields.contains_key(*e)) && read.fields.contains_key("metadata");
         let module = module(name)?;
         if !modules.contains_key(&module) {
             let path = source.join(&module).join("mod.rs");
@@ -77,7 +78,10 @@ fn inlined(message: &str, field: &str) -> bool {
             | ("probe" | "lifecyclehandler", "handler")
             | ("ingressrule", "ingressrulevalue")
             | (
-                "configmapenvsource" | "configmapkeyselector" | "configmapprojection" | "configmapvolumesource",
+                "configmapenvsource"
+                    | "configmapkeyselector"
+                    | "configmapprojection"
+                    | "configmapvolumesource",
                 "localobjectreference"
             )
             | ("secretenvsource" | "secretkeyselector" | "secretprojection", "localobjectreference")
@@ -90,7 +94,9 @@ fn module(name: &str) -> Result<String> {
     let package = name.rsplit_once('.').context("a package")?.0;
     let path = package.strip_prefix("io.k8s.").context("a name below io.k8s")?;
     let path = match path.split_once('.') {
-        Some((top @ ("apiextensions-apiserver" | "kube-aggregator"), rest)) => format!("{}.{rest}", top.replace('-', "_")),
+        Some((top @ ("apiextensions-apiserver" | "kube-aggregator"), rest)) => {
+            format!("{}.{rest}", top.replace('-', "_"))
+        }
         _ => path.to_owned(),
     };
     Ok(path.replace('.', "/"))

@@ -46,7 +46,21 @@ pub(crate) fn register(g: &mut SchemaGenerator) {
 
 /// Kinds without a list kind.
 pub(crate) const LONELY: &[&str] = &[
-    "APIGroup", "APIGroupList", "APIResourceList", "APIVersions", "Binding", "DeleteOptions", "Eviction", "LocalSubjectAccessReview", "Scale",
-    "SelfSubjectAccessReview", "SelfSubjectReview", "SelfSubjectRulesReview", "Status", "SubjectAccessReview", "TokenRequest", "TokenReview",
+    "APIGroup",
+    "APIGroupList",
+    "APIResourceList",
+    "APIVersions",
+    "Binding",
+    "DeleteOptions",
+    "Eviction",
+    "LocalSubjectAccessReview",
+    "Scale",
+    "SelfSubjectAccessReview",
+    "SelfSubjectReview",
+    "SelfSubjectRulesReview",
+    "Status",
+    "SubjectAccessReview",
+    "TokenRequest",
+    "TokenReview",
     "WatchEvent",
 ];

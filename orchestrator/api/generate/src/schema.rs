@@ -43,7 +43,10 @@ const SPECIAL: &[(&str, &str)] = &[
     ("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSON", "json"),
     ("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrArray", "schema|array"),
     ("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrBool", "schema|bool"),
-    ("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrStringArray", "schema|strings"),
+    (
+        "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrStringArray",
+        "schema|strings",
+    ),
 ];
 
 /// Every type reached from the roots, with list kinds added.
@@ -61,8 +64,10 @@ pub(crate) fn types() -> Result<Types> {
 
 fn read_type(schema: &Value) -> Result<Type> {
     let mut read = Type { description: description(schema), ..Type::default() };
-    let required: Vec<&str> =
-        schema["required"].as_array().map(|a| a.iter().filter_map(Value::as_str).collect()).unwrap_or_default();
+    let required: Vec<&str> = schema["required"]
+        .as_array()
+        .map(|a| a.iter().filter_map(Value::as_str).collect())
+        .unwrap_or_default();
     let Some(properties) = schema["properties"].as_object() else { return Ok(read) };
     let is_object = properties.contains_key("kind") && properties.contains_key("apiVersion");
     for (name, property) in properties {
@@ -108,7 +113,11 @@ fn shape(schema: &Value) -> Result<String> {
 fn add_lists(types: &mut Types) {
     let kinds: Vec<String> = types
         .iter()
-        .filter(|(_, t)| t.fields.contains_key("kind") && t.fields.contains_key("apiVersion") && t.fields.contains_key("metadata"))
+        .filter(|(_, t)| {
+            t.fields.contains_key("kind")
+                && t.fields.contains_key("apiVersion")
+                && t.fields.contains_key("metadata")
+        })
         .map(|(name, _)| name.clone())
         .filter(|name| !roots::LONELY.contains(&kind(name)) && !kind(name).ends_with("Reference"))
         .collect();
@@ -118,7 +127,10 @@ fn add_lists(types: &mut Types) {
             (fields["apiVersion"].description.clone(), fields["kind"].description.clone())
         };
         let meta = "@io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";
-        let mut list = Type { description: format!("{} is a list of {} objects.", kind(&name).to_owned() + "List", kind(&name)), ..Type::default() };
+        let mut list = Type {
+            description: format!("{} is a list of {} objects.", kind(&name).to_owned() + "List", kind(&name)),
+            ..Type::default()
+        };
         for (field, shape, description, tag) in [
             ("apiVersion", "string".to_owned(), api_version, None),
             ("kind", "string".to_owned(), kind_field, None),

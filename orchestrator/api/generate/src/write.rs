@@ -26,7 +26,8 @@ pub(crate) fn render(types: &Types) -> Result<Written> {
             continue;
         }
         let gvk = read.gvk.iter().map(|gvk| format!("gvk={gvk}"));
-        let words: Vec<String> = std::iter::once(name.clone()).chain(read.attributes.iter().cloned()).chain(gvk).collect();
+        let words: Vec<String> =
+            std::iter::once(name.clone()).chain(read.attributes.iter().cloned()).chain(gvk).collect();
         writeln!(table, "{}", words.join(" "))?;
         describe(&mut descriptions, &read.description);
         for (field_name, field) in &read.fields {
@@ -50,10 +51,12 @@ pub(crate) fn render(types: &Types) -> Result<Written> {
 fn relative(owner: &str, shape: &str) -> String {
     let package = owner.rsplit_once('.').map_or("", |(package, _)| package);
     match shape.split_once('@') {
-        Some((before, target)) => match target.strip_prefix(package).and_then(|rest| rest.strip_prefix('.')) {
-            Some(kind) if !kind.contains('.') => format!("{before}@{kind}"),
-            _ => shape.to_owned(),
-        },
+        Some((before, target)) => {
+            match target.strip_prefix(package).and_then(|rest| rest.strip_prefix('.')) {
+                Some(kind) if !kind.contains('.') => format!("{before}@{kind}"),
+                _ => shape.to_owned(),
+            }
+        }
         None => shape.to_owned(),
     }
 }
@@ -80,7 +83,11 @@ fn references(table: &str) -> BTreeSet<String> {
             owner = line.split(' ').next().unwrap_or_default();
         } else if let Some((_, target)) = line.split(' ').nth(2).and_then(|shape| shape.split_once('@')) {
             let package = owner.rsplit_once('.').map_or("", |(package, _)| package);
-            found.insert(if target.contains('.') { target.to_owned() } else { format!("{package}.{target}") });
+            found.insert(if target.contains('.') {
+                target.to_owned()
+            } else {
+                format!("{package}.{target}")
+            });
         }
     }
     found

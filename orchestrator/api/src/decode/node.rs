@@ -52,13 +52,22 @@ impl Node<'_, '_> {
         }
     }
 
-    fn item<'de, A: SeqAccess<'de>>(&mut self, seq: &mut A, ty: Type, index: usize) -> Result<Option<Value>, A::Error> {
+    fn item<'de, A: SeqAccess<'de>>(
+        &mut self,
+        seq: &mut A,
+        ty: Type,
+        index: usize,
+    ) -> Result<Option<Value>, A::Error> {
         let place = self.place.index(index);
         let item = seq.next_element_seed(Node { ty, place: &place, context: &mut *self.context })?;
         Ok(item.map(|value| value.unwrap_or_else(|| zero(ty))))
     }
 
-    fn fields<'de, A: MapAccess<'de>>(&mut self, map: &mut A, of: &'static Struct) -> Result<Value, A::Error> {
+    fn fields<'de, A: MapAccess<'de>>(
+        &mut self,
+        map: &mut A,
+        of: &'static Struct,
+    ) -> Result<Value, A::Error> {
         let mut fields = Map::new();
         let mut seen: u128 = 0;
         while let Some(key) = map.next_key_seed(FieldName(of))? {
@@ -77,7 +86,8 @@ impl Node<'_, '_> {
             }
             seen |= 1 << index;
             let place = self.place.key(field.name);
-            let value = map.next_value_seed(Node { ty: field.ty, place: &place, context: &mut *self.context })?;
+            let value =
+                map.next_value_seed(Node { ty: field.ty, place: &place, context: &mut *self.context })?;
             if let Some(value) = value.filter(|value| !field.leaves_out(value)) {
                 fields.insert(field.name.to_owned(), value);
             }
@@ -155,8 +165,12 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
 
     fn visit_i64<E: Error>(self, value: i64) -> Result<Self::Value, E> {
         match self.ty {
-            Type::Int32 | Type::IntOrString if i32::try_from(value).is_err() => Err(self.wrong(&format!("number {value}"))),
-            Type::Int32 | Type::IntOrString | Type::Int64 | Type::Double | Type::Json | Type::Raw => Ok(Some(value.into())),
+            Type::Int32 | Type::IntOrString if i32::try_from(value).is_err() => {
+                Err(self.wrong(&format!("number {value}")))
+            }
+            Type::Int32 | Type::IntOrString | Type::Int64 | Type::Double | Type::Json | Type::Raw => {
+                Ok(Some(value.into()))
+            }
             Type::Quantity => self.text(&value.to_string()),
             _ => Err(self.wrong("number")),
         }

@@ -30,7 +30,8 @@ fn moment(
     if canonical(text) {
         return Ok(text.into());
     }
-    let moment = time::parse(text).ok_or_else(|| format!("\"{text}\" is no time such as \"2006-01-02T15:04:05Z\""))?;
+    let moment =
+        time::parse(text).ok_or_else(|| format!("\"{text}\" is no time such as \"2006-01-02T15:04:05Z\""))?;
     Ok(format(moment).into())
 }
 

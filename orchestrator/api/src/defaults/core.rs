@@ -12,7 +12,9 @@ pub(super) fn fill(kind: &str, object: &mut Object) {
         "PodTemplate" => pod::template(object),
         "ReplicationController" => replication_controller(object),
         "Service" => service(object),
-        "Endpoints" => each(object, "subsets", |subset| each(subset, "ports", |port| put_text(port, "protocol", "TCP"))),
+        "Endpoints" => {
+            each(object, "subsets", |subset| each(subset, "ports", |port| put_text(port, "protocol", "TCP")))
+        }
         "Secret" => secret(object),
         "Namespace" => namespace(object),
         "Node" => made(object, "status", |status| {
@@ -68,7 +70,8 @@ fn service(object: &mut Object) {
             }
         });
         let kind = text(spec, "type").to_owned();
-        let has_external = spec.get("externalIPs").and_then(Value::as_array).is_some_and(|ips| !ips.is_empty());
+        let has_external =
+            spec.get("externalIPs").and_then(Value::as_array).is_some_and(|ips| !ips.is_empty());
         if matches!(kind.as_str(), "NodePort" | "LoadBalancer") || kind == "ClusterIP" && has_external {
             put_text(spec, "externalTrafficPolicy", "Cluster");
         }
@@ -146,7 +149,10 @@ fn limit_range_item(item: &mut Object) {
         return;
     }
     for (target, source) in [("default", "max"), ("defaultRequest", "default"), ("defaultRequest", "min")] {
-        let Some(values) = item.get(source).and_then(Value::as_object).filter(|v| !v.is_empty()).cloned() else { continue };
+        let Some(values) = item.get(source).and_then(Value::as_object).filter(|v| !v.is_empty()).cloned()
+        else {
+            continue;
+        };
         made(item, target, |filled| {
             for (name, value) in values {
                 filled.entry(name).or_insert(value);

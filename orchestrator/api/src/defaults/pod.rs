@@ -157,7 +157,8 @@ pub(super) fn on_create(object: &mut Object) {
 /// The class of service of a pod's spec: `Guaranteed` when every container limits processor and memory and requests the same,
 /// `BestEffort` when none says anything of either, else `Burstable`.
 pub fn qos_class(spec: &Value) -> &'static str {
-    let containers = ["containers", "initContainers"].iter().filter_map(|list| spec[list].as_array()).flatten();
+    let containers =
+        ["containers", "initContainers"].iter().filter_map(|list| spec[list].as_array()).flatten();
     let own = spec.get("resources").filter(|resources| is_said(resources));
     let mut any = own.is_some();
     let mut all = own.is_none_or(guaranteed);
@@ -177,11 +178,15 @@ pub fn qos_class(spec: &Value) -> &'static str {
 const COMPUTE: [&str; 2] = ["cpu", "memory"];
 
 fn amount(list: &Value, name: &str) -> Option<crate::quantity::Quantity> {
-    list.get(name).and_then(|value| crate::quantity::Quantity::from_value(value).ok()).filter(|q| !q.is_zero())
+    list.get(name)
+        .and_then(|value| crate::quantity::Quantity::from_value(value).ok())
+        .filter(|q| !q.is_zero())
 }
 
 fn is_said(resources: &Value) -> bool {
-    COMPUTE.iter().any(|name| amount(&resources["requests"], name).or(amount(&resources["limits"], name)).is_some())
+    COMPUTE
+        .iter()
+        .any(|name| amount(&resources["requests"], name).or(amount(&resources["limits"], name)).is_some())
 }
 
 fn guaranteed(resources: &Value) -> bool {
@@ -222,7 +227,8 @@ mod tests {
             (json!([{"requests": {"cpu": "1"}}]), "Burstable"),
             (json!([{"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m"}}]), "Burstable"),
         ] {
-            let containers: Vec<_> = resources.as_array().unwrap().iter().map(|r| json!({"resources": r})).collect();
+            let containers: Vec<_> =
+                resources.as_array().unwrap().iter().map(|r| json!({"resources": r})).collect();
             assert_eq!(qos_class(&json!({"containers": containers})), class, "{resources}");
         }
     }

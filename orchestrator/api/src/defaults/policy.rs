@@ -10,7 +10,9 @@ const RBAC: &str = "rbac.authorization.k8s.io";
 pub(super) fn fill(gvk: GroupVersionKind, object: &mut Object) {
     match gvk.kind {
         "NetworkPolicy" => made(object, "spec", network_policy),
-        "IngressClass" => within(object, "spec", |spec| within(spec, "parameters", |p| put_text(p, "scope", "Cluster"))),
+        "IngressClass" => {
+            within(object, "spec", |spec| within(spec, "parameters", |p| put_text(p, "scope", "Cluster")))
+        }
         "EndpointSlice" => each(object, "ports", |port| {
             put(port, "name", "");
             put_text(port, "protocol", "TCP");
@@ -35,7 +37,9 @@ pub(super) fn fill(gvk: GroupVersionKind, object: &mut Object) {
             within(object, "spec", |spec| within(spec, "matchResources", match_resources));
         }
         "CustomResourceDefinition" => made(object, "spec", custom_resource_definition),
-        "APIService" => within(object, "spec", |spec| within(spec, "service", |service| put(service, "port", 443))),
+        "APIService" => {
+            within(object, "spec", |spec| within(spec, "service", |service| put(service, "port", 443)))
+        }
         "FlowSchema" => made(object, "spec", |spec| put_number(spec, "matchingPrecedence", 1000)),
         "PriorityLevelConfiguration" => made(object, "spec", priority_level),
         "TokenRequest" => made(object, "spec", |spec| put(spec, "expirationSeconds", 3600)),
@@ -100,7 +104,9 @@ fn custom_resource_definition(spec: &mut Object) {
     made(spec, "conversion", |conversion| {
         put_text(conversion, "strategy", "None");
         within(conversion, "webhook", |hook| {
-            within(hook, "clientConfig", |client| within(client, "service", |service| put(service, "port", 443)));
+            within(hook, "clientConfig", |client| {
+                within(client, "service", |service| put(service, "port", 443))
+            });
         });
     });
 }

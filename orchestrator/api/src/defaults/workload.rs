@@ -97,7 +97,8 @@ fn job(object: &mut Object) {
         put(spec, "backoffLimit", backoff);
         put(spec, "completionMode", "NonIndexed");
         put(spec, "suspend", false);
-        let replacement = if spec.contains_key("podFailurePolicy") { "Failed" } else { "TerminatingOrFailed" };
+        let replacement =
+            if spec.contains_key("podFailurePolicy") { "Failed" } else { "TerminatingOrFailed" };
         put(spec, "podReplacementPolicy", replacement);
         within(spec, "podFailurePolicy", |policy| {
             each(policy, "rules", |rule| {
@@ -112,7 +113,12 @@ fn job(object: &mut Object) {
 pub(super) fn job_on_create(object: &mut Object) {
     object.insert("status".into(), json!({}));
     let of_metadata = |name: &str| {
-        object.get("metadata").and_then(|m| m.get(name)).and_then(Value::as_str).unwrap_or_default().to_owned()
+        object
+            .get("metadata")
+            .and_then(|m| m.get(name))
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
     };
     let (uid, name) = (of_metadata("uid"), of_metadata("name"));
     made(object, "spec", |spec| {
@@ -137,10 +143,14 @@ pub(super) fn job_on_create(object: &mut Object) {
 
 fn autoscaler(spec: &mut Object) {
     put(spec, "minReplicas", 1);
-    let has_metrics = spec.get("metrics").and_then(Value::as_array).is_some_and(|metrics| !metrics.is_empty());
+    let has_metrics =
+        spec.get("metrics").and_then(Value::as_array).is_some_and(|metrics| !metrics.is_empty());
     if !has_metrics {
         let target = json!({"type": "Utilization", "averageUtilization": 80});
-        spec.insert("metrics".into(), json!([{"type": "Resource", "resource": {"name": "cpu", "target": target}}]));
+        spec.insert(
+            "metrics".into(),
+            json!([{"type": "Resource", "resource": {"name": "cpu", "target": target}}]),
+        );
     }
     within(spec, "behavior", |behavior| {
         made(behavior, "scaleUp", |rules| {

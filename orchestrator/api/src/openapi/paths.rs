@@ -53,7 +53,8 @@ fn discovery(w: &mut Writer, group: &str, version: &str) {
             w.field("200").object(|w| {
                 w.field("description").text("OK");
                 let list = "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.APIResourceList";
-                w.field("content").object(|w| content(w, &["application/json", "application/yaml"], Some(list)));
+                w.field("content")
+                    .object(|w| content(w, &["application/json", "application/yaml"], Some(list)));
             });
             w.field("401").raw(r#"{"description":"Unauthorized"}"#);
         });
@@ -179,13 +180,26 @@ fn request(w: &mut Writer, types: &[&str], schema: Option<String>, required: boo
     });
 }
 
-fn responses(w: &mut Writer, operation: Operation, resource: &Resource, body: GroupVersionKind, level: Level) {
+fn responses(
+    w: &mut Writer,
+    operation: Operation,
+    resource: &Resource,
+    body: GroupVersionKind,
+    level: Level,
+) {
     let (method, _, action) = operation;
     let is_log = matches!(level, Level::Below(sub) if sub.name == "log");
     let result = match action {
         "list" => GroupVersionKind { kind: resource.list_kind, ..body },
         // Only pods and few others come back from a deletion.
-        "delete" if !matches!(resource.plural, "pods" | "services" | "serviceaccounts" | "persistentvolumeclaims") => STATUS,
+        "delete"
+            if !matches!(
+                resource.plural,
+                "pods" | "services" | "serviceaccounts" | "persistentvolumeclaims"
+            ) =>
+        {
+            STATUS
+        }
         "deletecollection" => STATUS,
         _ => body,
     };
@@ -242,8 +256,18 @@ fn operation_id(verb: &str, path: &str, resource: &Resource, level: Level) -> St
 
 fn parameters(w: &mut Writer, (_, _, action): Operation, resource: &Resource) {
     let list = |w: &mut Writer| {
-        query(w, "labelSelector", "string", "A selector to restrict the list of returned objects by their labels.");
-        query(w, "fieldSelector", "string", "A selector to restrict the list of returned objects by their fields.");
+        query(
+            w,
+            "labelSelector",
+            "string",
+            "A selector to restrict the list of returned objects by their labels.",
+        );
+        query(
+            w,
+            "fieldSelector",
+            "string",
+            "A selector to restrict the list of returned objects by their fields.",
+        );
         query(w, "limit", "integer", "The maximum number of objects in one response.");
         query(w, "continue", "string", "The token with which a list of limited length goes on.");
         query(w, "resourceVersion", "string", "Which state of the cluster the response has to show.");
@@ -253,13 +277,23 @@ fn parameters(w: &mut Writer, (_, _, action): Operation, resource: &Resource) {
     let write = |w: &mut Writer| {
         query(w, "dryRun", "string", "When 'All', everything is done but the storing.");
         query(w, "fieldManager", "string", "The name of the actor that is making the change.");
-        query(w, "fieldValidation", "string", "What becomes of unknown and duplicate fields: Ignore, Warn or Strict.");
+        query(
+            w,
+            "fieldValidation",
+            "string",
+            "What becomes of unknown and duplicate fields: Ignore, Warn or Strict.",
+        );
     };
     let delete = |w: &mut Writer| {
         query(w, "dryRun", "string", "When 'All', everything is done but the storing.");
         query(w, "gracePeriodSeconds", "integer", "The time that the object has to end; zero means at once.");
         query(w, "orphanDependents", "boolean", "Deprecated: use propagationPolicy.");
-        query(w, "propagationPolicy", "string", "What becomes of dependents: Orphan, Background or Foreground.");
+        query(
+            w,
+            "propagationPolicy",
+            "string",
+            "What becomes of dependents: Orphan, Background or Foreground.",
+        );
     };
     match action {
         "list" => {

@@ -100,7 +100,10 @@ fn other(w: &mut Writer, ty: Type, description: &str) {
         Type::Duration => w.raw_fields(&[("type", "\"string\"")]),
         Type::Quantity => w.raw_fields(&[("oneOf", r#"[{"type":"string"},{"type":"number"}]"#)]),
         Type::IntOrString => {
-            w.raw_fields(&[("format", "\"int-or-string\""), ("oneOf", r#"[{"type":"integer"},{"type":"string"}]"#)]);
+            w.raw_fields(&[
+                ("format", "\"int-or-string\""),
+                ("oneOf", r#"[{"type":"integer"},{"type":"string"}]"#),
+            ]);
         }
         Type::Raw | Type::Fields => w.raw_fields(&[("type", "\"object\"")]),
         _ => {}
@@ -220,7 +223,8 @@ fn shape(w: &mut Writer, ty: Type) {
         // A reference beside other keywords must stand in `allOf`.
         _ => {
             let name = name_of(ty).unwrap_or_default();
-            w.field("allOf").array(|w| w.object(|w| w.field("$ref").text(&format!("#/components/schemas/{name}"))));
+            w.field("allOf")
+                .array(|w| w.object(|w| w.field("$ref").text(&format!("#/components/schemas/{name}"))));
         }
     }
 }

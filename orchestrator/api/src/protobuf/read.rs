@@ -6,13 +6,17 @@ use serde_json::{Map, Number, Value};
 
 use super::wire::{Reader, Wire};
 use super::{ProtobufError, special};
-use crate::schema::{self, Field, JSON_SCHEMA, Struct, Type};
+use crate::schema::{self, Field, JSON_SCHEMA, Struct, Tagged, Type};
 
 /// No object of the API comes near this; it keeps a hostile body from exhausting the stack.
 const DEPTH: usize = 100;
 
 /// Reads a message's fields.
-pub(super) fn message(of: &'static Struct, bytes: &[u8], fields: &mut Map<String, Value>) -> Result<(), ProtobufError> {
+pub(super) fn message(
+    of: &'static Struct,
+    bytes: &[u8],
+    fields: &mut Map<String, Value>,
+) -> Result<(), ProtobufError> {
     nested(of, &[], bytes, fields, DEPTH)
 }
 
@@ -28,24 +32,38 @@ fn nested(
     let mut reader = Reader::new(bytes);
     while let Some((tag, wire)) = reader.next()? {
         let Ok(tag) = u8::try_from(tag) else { continue };
-        let mut inlined = false;
-        let field = of.fields.iter().find(|field| {
-            let Some(rest) = field.tags.strip_prefix(path).and_then(|rest| rest.strip_prefix(&[tag])) else { return false };
-            let leaf = rest.first().is_none_or(|next| *next == 0);
-            inlined |= !leaf;
-            leaf
-        });
-        match field {
-            Some(field) => one(field, wire, fields, depth)?,
-            None if inlined => nested(of, &[path, &[tag]].concat(), wire.bytes()?, fields, depth)?,
+        match tagged(of, path, tag) {
+            Tagged::Field(index) => one(&of.fields[usize::from(index)], wire, fields, depth)?,
+            Tagged::Inlined => nested(of, &[path, &[tag]].concat(), wire.bytes()?, fields, depth)?,
             // A field of a newer version.
-            None => {}
+            Tagged::Unknown => {}
         }
     }
     Ok(())
 }
 
-fn one(field: &'static Field, wire: Wire<'_>, fields: &mut Map<String, Value>, depth: usize) -> Result<(), ProtobufError> {
+fn tagged(of: &'static Struct, path: &[u8], tag: u8) -> Tagged {
+    if path.is_empty() {
+        return of.tagged(tag);
+    }
+    let below = |field: &Field| {
+        let rest = field.tags.strip_prefix(path)?.strip_prefix(&[tag])?;
+        Some(rest.first().is_none_or(|next| *next == 0))
+    };
+    let found = of.fields.iter().enumerate().find_map(|(index, field)| Some((index, below(field)?)));
+    match found {
+        Some((index, true)) => u8::try_from(index).map_or(Tagged::Unknown, Tagged::Field),
+        Some((_, false)) => Tagged::Inlined,
+        None => Tagged::Unknown,
+    }
+}
+
+fn one(
+    field: &'static Field,
+    wire: Wire<'_>,
+    fields: &mut Map<String, Value>,
+    depth: usize,
+) -> Result<(), ProtobufError> {
     match field.ty {
         Type::List(_) => {
             let item = field.ty.item().unwrap_or(Type::Json);
@@ -62,7 +80,8 @@ fn one(field: &'static Field, wire: Wire<'_>, fields: &mut Map<String, Value>, d
         ty => {
             // A later occurrence takes the place of an earlier one.
             fields.remove(field.name);
-            if let Some(value) = value(field.name, ty, wire, depth)?.filter(|value| !field.leaves_out(value)) {
+            if let Some(value) = value(field.name, ty, wire, depth)?.filter(|value| !field.leaves_out(value))
+            {
                 fields.insert(field.name.to_owned(), value);
             }
             Ok(())
@@ -119,7 +138,9 @@ fn value(name: &'static str, ty: Type, wire: Wire<'_>, depth: usize) -> Result<O
         Type::Int32 => i32::try_from(wire.integer()?).map_err(|_| wrong("32-bit number"))?.into(),
         Type::Int64 => wire.integer()?.into(),
         Type::Double => match wire {
-            Wire::Fixed64(bits) => Value::Number(Number::from_f64(f64::from_bits(bits)).ok_or_else(|| wrong("number"))?),
+            Wire::Fixed64(bits) => {
+                Value::Number(Number::from_f64(f64::from_bits(bits)).ok_or_else(|| wrong("number"))?)
+            }
             _ => return Err(wrong("number")),
         },
         Type::Time => return special::read_time(wire.bytes()?, name, false),
@@ -128,7 +149,9 @@ fn value(name: &'static str, ty: Type, wire: Wire<'_>, depth: usize) -> Result<O
         Type::Quantity => special::read_quantity(wire.bytes()?, name)?,
         Type::IntOrString => special::read_int_or_string(wire.bytes()?, name)?,
         Type::Raw | Type::Fields | Type::Json => return special::read_raw(wire.bytes()?),
-        Type::SchemaOrArray | Type::SchemaOrBool | Type::SchemaOrStrings => return schema_or(name, ty, wire, depth).map(Some),
+        Type::SchemaOrArray | Type::SchemaOrBool | Type::SchemaOrStrings => {
+            return schema_or(name, ty, wire, depth).map(Some);
+        }
         Type::Struct(_) => {
             let mut fields = Map::new();
             let of = ty.as_struct().ok_or(ProtobufError::Malformed)?;

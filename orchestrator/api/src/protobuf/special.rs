@@ -9,7 +9,11 @@ use crate::quantity::Quantity;
 use crate::time;
 
 /// `Time` and `MicroTime`: 1 seconds, 2 nanoseconds; an empty message is no time.
-pub(super) fn read_time(bytes: &[u8], field: &'static str, micro: bool) -> Result<Option<Value>, ProtobufError> {
+pub(super) fn read_time(
+    bytes: &[u8],
+    field: &'static str,
+    micro: bool,
+) -> Result<Option<Value>, ProtobufError> {
     let (mut seconds, mut nanos) = (0, 0);
     let mut reader = Reader::new(bytes);
     while let Some((tag, value)) = reader.next()? {
@@ -126,7 +130,8 @@ fn duration_text(nanos: i64) -> String {
     let all = nanos.unsigned_abs();
     let (hours, minutes) = (all / 3_600_000_000_000, all / 60_000_000_000 % 60);
     let (seconds, rest) = (all / 1_000_000_000 % 60, all % 1_000_000_000);
-    let fraction = if rest == 0 { String::new() } else { format!(".{rest:09}").trim_end_matches('0').to_owned() };
+    let fraction =
+        if rest == 0 { String::new() } else { format!(".{rest:09}").trim_end_matches('0').to_owned() };
     match (hours, minutes) {
         (0, 0) => format!("{sign}{seconds}{fraction}s"),
         (0, _) => format!("{sign}{minutes}m{seconds}{fraction}s"),

@@ -9,7 +9,11 @@ use super::{ProtobufError, special};
 use crate::schema::{self, Field, JSON_SCHEMA, Struct, Type};
 
 /// Writes the fields that the object has, by ascending number.
-pub(super) fn message(of: &'static Struct, object: &Map<String, Value>, out: &mut Vec<u8>) -> Result<(), ProtobufError> {
+pub(super) fn message(
+    of: &'static Struct,
+    object: &Map<String, Value>,
+    out: &mut Vec<u8>,
+) -> Result<(), ProtobufError> {
     nested(of, &[], object, out)
 }
 
@@ -44,7 +48,13 @@ fn nested(
     Ok(())
 }
 
-fn field_value(name: &'static str, ty: Type, tag: u8, value: &Value, out: &mut Vec<u8>) -> Result<(), ProtobufError> {
+fn field_value(
+    name: &'static str,
+    ty: Type,
+    tag: u8,
+    value: &Value,
+    out: &mut Vec<u8>,
+) -> Result<(), ProtobufError> {
     let wrong = |wanted| ProtobufError::Value { field: name, wanted };
     match ty {
         Type::List(_) => {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Extra, Field, ItemId, ListType, MapType, PLAIN, Special, Struct, StructId, Table, Type};
+use super::{Extra, Field, ItemId, ListType, MapType, PLAIN, Special, Struct, StructId, Table, Tagged, Type};
 use crate::kind::GroupVersionKind;
 
 const BROKEN: &str = "the table is generated and checked by tests";
@@ -51,9 +51,11 @@ fn finish(table: &mut Table, head: Option<&(&'static str, usize)>, fields: &mut 
     if usize::from(id.0) < table.structs.len() {
         return;
     }
+    let fields: &'static [Field] = Vec::leak(std::mem::take(fields));
     let mut read = Struct {
         name,
-        fields: Vec::leak(std::mem::take(fields)),
+        fields,
+        by_tag: by_tag(fields),
         map_type: MapType::Granular,
         gvk: None,
         id,
@@ -73,6 +75,17 @@ fn finish(table: &mut Table, head: Option<&(&'static str, usize)>, fields: &mut 
         }
     }
     table.structs.push(read);
+}
+
+fn by_tag(fields: &[Field]) -> Box<[Tagged]> {
+    let last = fields.iter().map(|field| usize::from(field.tags[0])).max().unwrap_or_default();
+    let mut by_tag = vec![Tagged::Unknown; last + 1];
+    for (index, field) in fields.iter().enumerate().filter(|(_, field)| field.tags[0] != 0) {
+        let index = u8::try_from(index).expect(BROKEN);
+        by_tag[usize::from(field.tags[0])] =
+            if field.tags[1] == 0 { Tagged::Field(index) } else { Tagged::Inlined };
+    }
+    by_tag.into_boxed_slice()
 }
 
 fn package(line: &'static str) -> &'static str {
