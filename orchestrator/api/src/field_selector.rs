@@ -64,18 +64,17 @@ impl FieldSelector {
     }
 
     /// As [`FieldSelector::parse`], with further fields (the `selectableFields` of a custom resource).
-    pub fn parse_with(
-        text: &str,
-        resource: &Resource,
-        more: &[String],
-    ) -> Result<Self, FieldSelectorError> {
+    pub fn parse_with(text: &str, resource: &Resource, more: &[String]) -> Result<Self, FieldSelectorError> {
         let mut selector = Self::parse_any(text)?;
         for requirement in &mut selector.requirements {
             let name = alias(resource, &requirement.field);
             let offered = match name {
                 "metadata.name" => true,
                 "metadata.namespace" => resource.scope == Scope::Namespaced,
-                other => fields(resource.group, resource.plural).contains(&other) || more.iter().any(|f| f == other),
+                other => {
+                    fields(resource.group, resource.plural).contains(&other)
+                        || more.iter().any(|f| f == other)
+                }
             };
             if !offered {
                 return Err(FieldSelectorError::Unsupported(requirement.field.clone()));
@@ -361,7 +360,10 @@ mod tests {
         for text in ["metadata.name=a=b", "metadata.name=a\\b", "metadata.name=a\\"] {
             assert!(parse("pods", text).is_err(), "{text}");
         }
-        assert_eq!(parse("pods", "metadata.name=a,spec.nodeName=b").unwrap().exact("spec.nodeName"), Some("b"));
+        assert_eq!(
+            parse("pods", "metadata.name=a,spec.nodeName=b").unwrap().exact("spec.nodeName"),
+            Some("b")
+        );
         assert_eq!(parse("pods", "spec.nodeName!=b").unwrap().exact("spec.nodeName"), None);
     }
 

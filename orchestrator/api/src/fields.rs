@@ -43,7 +43,10 @@ pub(crate) fn texts<'a>(object: &'a Value, path: &str) -> impl Iterator<Item = &
 }
 
 /// The map at a path, empty when absent.
-pub(crate) fn map<'a>(object: &'a Value, path: &str) -> impl Iterator<Item = (&'a String, &'a Value)> + use<'a> {
+pub(crate) fn map<'a>(
+    object: &'a Value,
+    path: &str,
+) -> impl Iterator<Item = (&'a String, &'a Value)> + use<'a> {
     let map: Option<&Map<String, Value>> = at(object, path).and_then(Value::as_object);
     map.into_iter().flatten()
 }

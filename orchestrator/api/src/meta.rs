@@ -223,7 +223,9 @@ pub struct Creation<'a> {
 /// The name must be settled by then (see [`crate::name::generate`]).
 pub fn prepare_create(resource: &Resource, object: &mut Value, creation: &Creation<'_>) {
     let metadata = metadata_mut(object);
-    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion", "generation"] {
+    for field in
+        ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion", "generation"]
+    {
         metadata.remove(field);
     }
     metadata.insert("uid".into(), creation.uid.into());

@@ -261,8 +261,7 @@ pub fn http_header_name(name: &str) -> Messages {
 
 /// A percentage such as `25%`.
 pub fn percent(text: &str) -> Messages {
-    let good =
-        text.strip_suffix('%').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    let good = text.strip_suffix('%').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
     if good {
         return Vec::new();
     }
@@ -344,7 +343,11 @@ pub fn random_suffix(random: [u32; SUFFIX_LENGTH]) -> String {
 
 /// A number as a string of the safe alphabet, as the suffix of a pod template's hash.
 pub fn safe_encode(number: u32) -> String {
-    number.to_string().bytes().map(|b| char::from(SUFFIX_LETTERS[usize::from(b) % SUFFIX_LETTERS.len()])).collect()
+    number
+        .to_string()
+        .bytes()
+        .map(|b| char::from(SUFFIX_LETTERS[usize::from(b) % SUFFIX_LETTERS.len()]))
+        .collect()
 }
 
 #[cfg(test)]

@@ -10,18 +10,8 @@ use serde_json::Value;
 
 const NANOS: i128 = 1_000_000_000;
 const MAX: i128 = i64::MAX as i128 * NANOS;
-const DECIMAL: [(&str, u32); 10] = [
-    ("n", 0),
-    ("u", 3),
-    ("m", 6),
-    ("", 9),
-    ("k", 12),
-    ("M", 15),
-    ("G", 18),
-    ("T", 21),
-    ("P", 24),
-    ("E", 27),
-];
+const DECIMAL: [(&str, u32); 10] =
+    [("n", 0), ("u", 3), ("m", 6), ("", 9), ("k", 12), ("M", 15), ("G", 18), ("T", 21), ("P", 24), ("E", 27)];
 const BINARY: [(&str, u32); 6] = [("Ki", 10), ("Mi", 20), ("Gi", 30), ("Ti", 40), ("Pi", 50), ("Ei", 60)];
 
 /// How a quantity likes to be written; kept through arithmetic from the left operand.
@@ -47,9 +37,7 @@ pub struct Quantity {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QuantityError {
     /// Not the shape of a quantity at all.
-    #[error(
-        "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
-    )]
+    #[error("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")]
     Shape,
     /// The number has no digits or several points.
     #[error("unable to parse numeric part of quantity")]
@@ -368,7 +356,8 @@ mod tests {
 
     #[test]
     fn refused() {
-        for text in ["", "a", "--1", "1 ", " 1", "1x", "1.2.3", ".", "1kk", "1e", "1e3k", "1KI", "1K", "1ki", "1mi"]
+        for text in
+            ["", "a", "--1", "1 ", " 1", "1x", "1.2.3", ".", "1kk", "1e", "1e3k", "1KI", "1K", "1ki", "1mi"]
         {
             assert!(Quantity::parse(text).is_err(), "{text:?}");
         }

@@ -242,10 +242,13 @@ pub fn validate(selector: &Value, path: &Path<'_>) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let labels_path = path.child("matchLabels");
     for (key, value) in selector.get("matchLabels").and_then(Value::as_object).into_iter().flatten() {
-        let bad_key = name::qualified_name(key).into_iter().map(|m| FieldError::invalid(&labels_path, key.as_str(), m));
+        let bad_key =
+            name::qualified_name(key).into_iter().map(|m| FieldError::invalid(&labels_path, key.as_str(), m));
         errors.extend(bad_key);
         let value = value.as_str().unwrap_or_default();
-        errors.extend(name::label_value(value).into_iter().map(|m| FieldError::invalid(&labels_path, value, m)));
+        errors.extend(
+            name::label_value(value).into_iter().map(|m| FieldError::invalid(&labels_path, value, m)),
+        );
     }
     let list_path = path.child("matchExpressions");
     let expressions = selector.get("matchExpressions").and_then(Value::as_array);
@@ -268,11 +271,9 @@ fn validate_expression(expression: &Value, path: &Path<'_>, errors: &mut Vec<Fie
             "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
         )),
         "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
-        other => errors.push(FieldError::invalid(
-            &path.child("operator"),
-            other,
-            "not a valid selector operator",
-        )),
+        other => {
+            errors.push(FieldError::invalid(&path.child("operator"), other, "not a valid selector operator"))
+        }
     }
     let key = text("key");
     errors.extend(

@@ -173,7 +173,12 @@ impl<'a> GroupResource<'a> {
     }
 
     fn details(self, name: &str) -> Details {
-        Details { name: name.into(), group: self.group.into(), kind: self.resource.into(), ..Details::default() }
+        Details {
+            name: name.into(),
+            group: self.group.into(),
+            kind: self.resource.into(),
+            ..Details::default()
+        }
     }
 }
 

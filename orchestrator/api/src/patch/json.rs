@@ -12,8 +12,8 @@ pub const MAX_COPIED_BYTES: usize = 3 * 1024 * 1024;
 
 /// Applies the operations of a patch body one after the other; all or none take effect.
 pub fn apply(current: &Value, patch: &[u8]) -> Result<Value, PatchError> {
-    let operations: Vec<Value> =
-        serde_json::from_slice(patch).map_err(|e| PatchError::Malformed(format!("error decoding patch: {e}")))?;
+    let operations: Vec<Value> = serde_json::from_slice(patch)
+        .map_err(|e| PatchError::Malformed(format!("error decoding patch: {e}")))?;
     if operations.len() > MAX_OPERATIONS {
         return Err(PatchError::TooLarge(format!(
             "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",

@@ -141,8 +141,12 @@ fn retain_keys(
     keys: &Value,
 ) -> Result<(), PatchError> {
     let refused = || PatchError::Malformed("invalid patch format of retainKeys".into());
-    let keys: Vec<&str> =
-        keys.as_array().ok_or_else(refused)?.iter().map(|k| k.as_str().ok_or_else(refused)).collect::<Result<_, _>>()?;
+    let keys: Vec<&str> = keys
+        .as_array()
+        .ok_or_else(refused)?
+        .iter()
+        .map(|k| k.as_str().ok_or_else(refused))
+        .collect::<Result<_, _>>()?;
     let unlisted = |(key, value): (&String, &Value)| {
         !key.starts_with('$') && !value.is_null() && !keys.contains(&key.as_str())
     };

@@ -117,7 +117,9 @@ fn object_form() {
     assert!(!LabelSelector::from_value(&Value::Null).unwrap().matches(&json!({"a": "b"})));
     assert!(!LabelSelector::from_map(&json!({})).unwrap().matches(&json!({"a": "b"})));
     assert!(LabelSelector::from_map(&json!({"a": "b"})).unwrap().matches(&json!({"a": "b"})));
-    assert!(LabelSelector::from_value(&json!({"matchExpressions": [{"key": "a", "operator": "Is"}]})).is_err());
+    assert!(
+        LabelSelector::from_value(&json!({"matchExpressions": [{"key": "a", "operator": "Is"}]})).is_err()
+    );
 }
 
 #[test]
@@ -130,7 +132,8 @@ fn object_form_is_validated() {
             {"key": "a", "operator": "Is"},
         ],
     });
-    let fields: Vec<String> = validate(&bad, &Path::root("spec").child("selector")).iter().map(|e| e.field.clone()).collect();
+    let fields: Vec<String> =
+        validate(&bad, &Path::root("spec").child("selector")).iter().map(|e| e.field.clone()).collect();
     assert_eq!(
         fields,
         [

@@ -40,9 +40,7 @@ static SECRETS: Printer = Printer {
         text_column("Data", "Number of keys."),
         AGE,
     ],
-    cells: |o, now| {
-        vec![cell::name(o), text(o, "type").into(), count(o, "data").into(), cell::age(o, now)]
-    },
+    cells: |o, now| vec![cell::name(o), text(o, "type").into(), count(o, "data").into(), cell::age(o, now)],
 };
 
 static SERVICE_ACCOUNTS: Printer = Printer {
@@ -63,9 +61,8 @@ static POLICIES: Printer = Printer {
         AGE,
     ],
     cells: |o, now| {
-        let parameters = at(o, "spec.paramKind").map_or("<unset>".to_owned(), |p| {
-            format!("{}/{}", text(p, "apiVersion"), text(p, "kind"))
-        });
+        let parameters = at(o, "spec.paramKind")
+            .map_or("<unset>".to_owned(), |p| format!("{}/{}", text(p, "apiVersion"), text(p, "kind")));
         let rules = count(o, "spec.validations") + count(o, "spec.mutations");
         vec![cell::name(o), rules.into(), parameters.into(), cell::age(o, now)]
     },
@@ -79,10 +76,11 @@ static POLICY_BINDINGS: Printer = Printer {
         AGE,
     ],
     cells: |o, now| {
-        let parameters = at(o, "spec.paramRef").map_or("<unset>".to_owned(), |p| match text(p, "namespace") {
-            "" => text_or(p, "name", "*").to_owned(),
-            namespace => format!("{namespace}/{}", text_or(p, "name", "*")),
-        });
+        let parameters =
+            at(o, "spec.paramRef").map_or("<unset>".to_owned(), |p| match text(p, "namespace") {
+                "" => text_or(p, "name", "*").to_owned(),
+                namespace => format!("{namespace}/{}", text_or(p, "name", "*")),
+            });
         vec![cell::name(o), text(o, "spec.policyName").into(), parameters.into(), cell::age(o, now)]
     },
 };
@@ -98,9 +96,8 @@ static API_SERVICES: Printer = Printer {
         AGE,
     ],
     cells: |o, now| {
-        let service = at(o, "spec.service").map_or("Local".to_owned(), |s| {
-            format!("{}/{}", text(s, "namespace"), text(s, "name"))
-        });
+        let service = at(o, "spec.service")
+            .map_or("Local".to_owned(), |s| format!("{}/{}", text(s, "namespace"), text(s, "name")));
         vec![cell::name(o), service.into(), available(o).into(), cell::age(o, now)]
     },
 };

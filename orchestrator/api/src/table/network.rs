@@ -64,7 +64,10 @@ fn external_ip(service: &Value) -> String {
 
 fn load_balancer(object: &Value) -> Vec<String> {
     let points = list(object, "status.loadBalancer.ingress").iter();
-    points.map(|point| text_or(point, "ip", text(point, "hostname")).to_owned()).filter(|a| !a.is_empty()).collect()
+    points
+        .map(|point| text_or(point, "ip", text(point, "hostname")).to_owned())
+        .filter(|a| !a.is_empty())
+        .collect()
 }
 
 fn service_ports(service: &Value) -> String {
@@ -134,8 +137,11 @@ static INGRESSES: Printer = Printer {
         AGE,
     ],
     cells: |o, now| {
-        let hosts: Vec<String> =
-            list(o, "spec.rules").iter().map(|r| text(r, "host").to_owned()).filter(|h| !h.is_empty()).collect();
+        let hosts: Vec<String> = list(o, "spec.rules")
+            .iter()
+            .map(|r| text(r, "host").to_owned())
+            .filter(|h| !h.is_empty())
+            .collect();
         let class = match text(o, "spec.ingressClassName") {
             "" => crate::meta::annotation(o, "kubernetes.io/ingress.class").unwrap_or("<none>"),
             class => class,
@@ -171,9 +177,7 @@ static INGRESS_CLASSES: Printer = Printer {
 
 static NETWORK_POLICIES: Printer = Printer {
     columns: &[NAME, text_column("Pod-Selector", "Pods that the policy is about."), AGE],
-    cells: |o, now| {
-        vec![cell::name(o), cell::selector(at(o, "spec.podSelector")).into(), cell::age(o, now)]
-    },
+    cells: |o, now| vec![cell::name(o), cell::selector(at(o, "spec.podSelector")).into(), cell::age(o, now)],
 };
 
 static SERVICE_CIDRS: Printer = Printer {

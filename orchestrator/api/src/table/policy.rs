@@ -170,8 +170,9 @@ static PRIORITY_LEVELS: Printer = Printer {
     cells: |o, now| {
         let shares = at(o, "spec.limited.nominalConcurrencyShares")
             .or_else(|| at(o, "spec.exempt.nominalConcurrencyShares"));
-        let queuing =
-            |field: &str| scalar(at(o, "spec.limited.limitResponse.queuing").and_then(|q| at(q, field)), "<none>");
+        let queuing = |field: &str| {
+            scalar(at(o, "spec.limited.limitResponse.queuing").and_then(|q| at(q, field)), "<none>")
+        };
         vec![
             cell::name(o),
             text(o, "spec.type").into(),

@@ -58,9 +58,8 @@ static VOLUMES: Printer = Printer {
         wide("VolumeMode", "File system or block device."),
     ],
     cells: |o, now| {
-        let claim = at(o, "spec.claimRef").map_or(String::new(), |c| {
-            format!("{}/{}", text(c, "namespace"), text(c, "name"))
-        });
+        let claim = at(o, "spec.claimRef")
+            .map_or(String::new(), |c| format!("{}/{}", text(c, "namespace"), text(c, "name")));
         vec![
             cell::name(o),
             scalar(at(o, "spec.capacity.storage"), "0").into(),
@@ -121,9 +120,12 @@ static CLASSES: Printer = Printer {
         AGE,
     ],
     cells: |o, now| {
-        let default = ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"]
-            .iter()
-            .any(|a| meta::annotation(o, a) == Some("true"));
+        let default = [
+            "storageclass.kubernetes.io/is-default-class",
+            "storageclass.beta.kubernetes.io/is-default-class",
+        ]
+        .iter()
+        .any(|a| meta::annotation(o, a) == Some("true"));
         let mark = if default { " (default)" } else { "" };
         vec![
             format!("{}{mark}", meta::name(o)).into(),
@@ -178,7 +180,8 @@ static DRIVERS: Printer = Printer {
         AGE,
     ],
     cells: |o, now| {
-        let join = |values: Vec<&str>| if values.is_empty() { "<unset>".to_owned() } else { values.join(",") };
+        let join =
+            |values: Vec<&str>| if values.is_empty() { "<unset>".to_owned() } else { values.join(",") };
         let modes = list(o, "spec.volumeLifecycleModes").iter().filter_map(Value::as_str).collect();
         let tokens = list(o, "spec.tokenRequests").iter().map(|t| text(t, "audience")).collect();
         let attach = at(o, "spec.attachRequired").and_then(Value::as_bool).unwrap_or(true);

@@ -60,10 +60,13 @@ fn pod(init: &[Value], init_statuses: &[Value], statuses: &[Value], more: Value)
 
 #[test]
 fn pod_status() {
-    let running = |name: &str| json!({"name": name, "ready": true, "restartCount": 0, "state": {"running": {}}});
+    let running =
+        |name: &str| json!({"name": name, "ready": true, "restartCount": 0, "state": {"running": {}}});
     let ended = |name: &str| json!({"name": name, "ready": false, "restartCount": 0, "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}});
-    let waiting = |name: &str, reason: &str| json!({"name": name, "ready": false, "restartCount": 3, "state": {"waiting": {"reason": reason}},
-        "lastState": {"terminated": {"finishedAt": "2024-05-01T09:55:00Z"}}});
+    let waiting = |name: &str, reason: &str| {
+        json!({"name": name, "ready": false, "restartCount": 3, "state": {"waiting": {"reason": reason}},
+        "lastState": {"terminated": {"finishedAt": "2024-05-01T09:55:00Z"}}})
+    };
     let failed = |exit: i64, signal: i64| json!({"name": "a", "restartCount": 0, "state": {"terminated": {"exitCode": exit, "signal": signal}}});
     let plain = json!({"name": "i"});
     let sidecar = json!({"name": "i", "restartPolicy": "Always"});
@@ -75,16 +78,29 @@ fn pod_status() {
             pod(&[], &[], &[waiting("a", "CrashLoopBackOff"), running("b")], none.clone()),
             ("1/2", "CrashLoopBackOff", "3 (5m ago)"),
         ),
-        (pod(&[], &[], &[ended("a"), ended("b")], json!({"status": {"phase": "Succeeded"}})), ("0/2", "Completed", "0")),
+        (
+            pod(&[], &[], &[ended("a"), ended("b")], json!({"status": {"phase": "Succeeded"}})),
+            ("0/2", "Completed", "0"),
+        ),
         (pod(&[], &[], &[ended("a"), running("b")], none.clone()), ("1/2", "NotReady", "0")),
         (
-            pod(&[], &[], &[ended("a"), running("b")], json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}})),
+            pod(
+                &[],
+                &[],
+                &[ended("a"), running("b")],
+                json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}}),
+            ),
             ("1/2", "Running", "0"),
         ),
         (pod(&[], &[], &[failed(7, 0)], json!({"status": {"phase": "Failed"}})), ("0/2", "ExitCode:7", "0")),
         (pod(&[], &[], &[failed(137, 9)], none.clone()), ("0/2", "Signal:9", "0")),
         (
-            pod(&[plain.clone()], &[waiting("i", "PodInitializing")], &[], json!({"status": {"phase": "Pending"}})),
+            pod(
+                &[plain.clone()],
+                &[waiting("i", "PodInitializing")],
+                &[],
+                json!({"status": {"phase": "Pending"}}),
+            ),
             ("0/2", "Init:0/1", "3 (5m ago)"),
         ),
         (
@@ -92,33 +108,63 @@ fn pod_status() {
             ("0/2", "Init:ImagePullBackOff", "3 (5m ago)"),
         ),
         (
-            pod(&[plain.clone()], &[json!({"name": "i", "state": {"terminated": {"exitCode": 1, "reason": "Error"}}})], &[], none.clone()),
+            pod(
+                &[plain.clone()],
+                &[json!({"name": "i", "state": {"terminated": {"exitCode": 1, "reason": "Error"}}})],
+                &[],
+                none.clone(),
+            ),
             ("0/2", "Init:Error", "0"),
         ),
         (
-            pod(&[plain.clone()], &[ended("i")], &[waiting("a", "PodInitializing"), waiting("b", "PodInitializing")], none.clone()),
+            pod(
+                &[plain.clone()],
+                &[ended("i")],
+                &[waiting("a", "PodInitializing"), waiting("b", "PodInitializing")],
+                none.clone(),
+            ),
             ("0/2", "PodInitializing", "6 (5m ago)"),
         ),
         (
             pod(
                 &[sidecar],
-                &[json!({"name": "i", "started": true, "ready": true, "restartCount": 0, "state": {"running": {}}})],
+                &[
+                    json!({"name": "i", "started": true, "ready": true, "restartCount": 0, "state": {"running": {}}}),
+                ],
                 &[running("a"), running("b")],
                 none,
             ),
             ("3/3", "Running", "0"),
         ),
         (
-            pod(&[], &[], &[running("a"), running("b")], json!({"metadata": {"deletionTimestamp": "2024-05-01T10:00:00Z"}})),
+            pod(
+                &[],
+                &[],
+                &[running("a"), running("b")],
+                json!({"metadata": {"deletionTimestamp": "2024-05-01T10:00:00Z"}}),
+            ),
             ("2/2", "Terminating", "0"),
         ),
         (
-            pod(&[], &[], &[], json!({"metadata": {"deletionTimestamp": "2024-05-01T10:00:00Z"}, "status": {"reason": "NodeLost"}})),
+            pod(
+                &[],
+                &[],
+                &[],
+                json!({"metadata": {"deletionTimestamp": "2024-05-01T10:00:00Z"}, "status": {"reason": "NodeLost"}}),
+            ),
             ("0/2", "Unknown", "0"),
         ),
-        (pod(&[], &[], &[], json!({"status": {"phase": "Failed", "reason": "Evicted"}})), ("0/2", "Evicted", "0")),
         (
-            pod(&[], &[], &[], json!({"status": {"phase": "Pending", "conditions": [{"type": "PodScheduled", "reason": "SchedulingGated"}]}})),
+            pod(&[], &[], &[], json!({"status": {"phase": "Failed", "reason": "Evicted"}})),
+            ("0/2", "Evicted", "0"),
+        ),
+        (
+            pod(
+                &[],
+                &[],
+                &[],
+                json!({"status": {"phase": "Pending", "conditions": [{"type": "PodScheduled", "reason": "SchedulingGated"}]}}),
+            ),
             ("0/2", "SchedulingGated", "0"),
         ),
     ];
@@ -134,12 +180,16 @@ fn wide_pod_cells() {
         "spec": {"nodeName": "n", "readinessGates": [{"conditionType": "x/y"}, {"conditionType": "z"}]},
         "status": {"podIP": "10.0.0.1", "conditions": [{"type": "x/y", "status": "True"}]},
     });
-    assert_eq!(cells("", "pods", object)[5..], [json!("10.0.0.1"), json!("n"), json!("<none>"), json!("1/2")]);
+    assert_eq!(
+        cells("", "pods", object)[5..],
+        [json!("10.0.0.1"), json!("n"), json!("<none>"), json!("1/2")]
+    );
 }
 
 #[test]
 fn job_rows() {
-    let job = |status: Value| json!({"metadata": {"name": "j"}, "spec": {"completions": 3}, "status": status});
+    let job =
+        |status: Value| json!({"metadata": {"name": "j"}, "spec": {"completions": 3}, "status": status});
     let condition = |kind: &str| json!({"conditions": [{"type": kind, "status": "True"}]});
     for kind in ["Complete", "Failed", "Suspended", "FailureTarget", "SuccessCriteriaMet"] {
         assert_eq!(cell_of("batch", "jobs", "Status", job(condition(kind))), kind);
@@ -179,7 +229,10 @@ fn service_rows() {
     let external = json!({"spec": {"type": "ExternalName", "externalName": "x.io"}});
     assert_eq!(cell_of("", "services", "External-IP", external.clone()), "x.io");
     assert_eq!(cell_of("", "services", "Cluster-IP", external), "<none>");
-    assert_eq!(cell_of("", "services", "External-IP", json!({"spec": {"type": "LoadBalancer"}})), "<pending>");
+    assert_eq!(
+        cell_of("", "services", "External-IP", json!({"spec": {"type": "LoadBalancer"}})),
+        "<pending>"
+    );
 }
 
 #[test]
@@ -202,7 +255,8 @@ fn both_forms_of_events() {
         "source": {"component": "kubelet", "host": "n"}, "count": 4,
         "firstTimestamp": "2024-05-01T09:50:00Z", "lastTimestamp": "2024-05-01T09:59:30Z",
     });
-    let expected = json!(["30s", "Normal", "Started", "pod/p", "spec.containers{a}", "kubelet, n", "hi", "10m", 4, "e"]);
+    let expected =
+        json!(["30s", "Normal", "Started", "pod/p", "spec.containers{a}", "kubelet, n", "hi", "10m", 4, "e"]);
     assert_eq!(Value::from(cells("", "events", core)), expected);
     let new = json!({
         "metadata": {"name": "e"}, "type": "Normal", "reason": "Started", "note": "hi",
@@ -227,9 +281,13 @@ fn other_rows() {
     assert_eq!(cell_of("", "resourcequotas", "Limit", quota), "limits.cpu: 0/2");
     let autoscaler = json!({"metadata": {}, "spec": {"scaleTargetRef": {"kind": "Deployment", "name": "d"}, "maxReplicas": 3,
         "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}}]}});
-    assert_eq!(cell_of("autoscaling", "horizontalpodautoscalers", "Targets", autoscaler), "cpu: <unknown>/80%");
+    assert_eq!(
+        cell_of("autoscaling", "horizontalpodautoscalers", "Targets", autoscaler),
+        "cpu: <unknown>/80%"
+    );
     let class = json!({"metadata": {"name": "s", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}}});
     assert_eq!(cell_of("storage.k8s.io", "storageclasses", "Name", class), "s (default)");
-    let conditions = row_conditions(kind::find("", "v1", "pods").unwrap(), &json!({"status": {"phase": "Failed"}}));
+    let conditions =
+        row_conditions(kind::find("", "v1", "pods").unwrap(), &json!({"status": {"phase": "Failed"}}));
     assert_eq!(conditions.unwrap()[0]["reason"], "Failed");
 }

@@ -18,7 +18,12 @@ pub(super) fn messages(found: Messages, value: &str, path: &Path<'_>, errors: &m
 }
 
 /// A text that must be there; returns it when it is.
-pub(super) fn required<'a>(o: &'a Value, field: &str, path: &Path<'_>, errors: &mut Errors) -> Option<&'a str> {
+pub(super) fn required<'a>(
+    o: &'a Value,
+    field: &str,
+    path: &Path<'_>,
+    errors: &mut Errors,
+) -> Option<&'a str> {
     let value = text(o, field);
     if value.is_empty() {
         errors.push(FieldError::required(&path.child(field), ""));
@@ -64,7 +69,13 @@ pub(super) fn one_of(o: &Value, field: &str, allowed: &[&str], path: &Path<'_>, 
 }
 
 /// A text that must be one of a few where it is set.
-pub(super) fn optional_one_of(o: &Value, field: &str, allowed: &[&str], path: &Path<'_>, errors: &mut Errors) {
+pub(super) fn optional_one_of(
+    o: &Value,
+    field: &str,
+    allowed: &[&str],
+    path: &Path<'_>,
+    errors: &mut Errors,
+) {
     let value = text(o, field);
     if !value.is_empty() && !allowed.contains(&value) {
         errors.push(FieldError::not_supported(&path.child(field), value, allowed));

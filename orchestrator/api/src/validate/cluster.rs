@@ -103,7 +103,11 @@ fn event(o: &Value, errors: &mut Errors) {
         if value.is_empty() {
             errors.push(FieldError::required(&Path::root(other), ""));
         } else if value.len() > max {
-            errors.push(FieldError::invalid(&Path::root(other), "", format!("can have at most {max} characters")));
+            errors.push(FieldError::invalid(
+                &Path::root(other),
+                "",
+                format!("can have at most {max} characters"),
+            ));
         }
     }
     for (field, max) in [("action", 128), ("reason", 128)] {
@@ -111,7 +115,11 @@ fn event(o: &Value, errors: &mut Errors) {
         if value.is_empty() {
             errors.push(FieldError::required(&Path::root(field), ""));
         } else if value.len() > max {
-            errors.push(FieldError::invalid(&Path::root(field), "", format!("can have at most {max} characters")));
+            errors.push(FieldError::invalid(
+                &Path::root(field),
+                "",
+                format!("can have at most {max} characters"),
+            ));
         }
     }
     let message = crate::fields::text_or(o, "message", text(o, "note"));

@@ -109,7 +109,10 @@ pub(super) fn update(plural: &str, new: &Value, old: &Value, errors: &mut Errors
     }
     for field in ["data", "binaryData"] {
         if at(new, field) != at(old, field) {
-            errors.push(FieldError::forbidden(&Path::root(field), "field is immutable when `immutable` is set"));
+            errors.push(FieldError::forbidden(
+                &Path::root(field),
+                "field is immutable when `immutable` is set",
+            ));
         }
     }
 }

@@ -85,7 +85,11 @@ fn cron_job(o: &Value, spec: &Value, errors: &mut Errors) {
     match at(spec, "jobTemplate.spec") {
         Some(job_spec) => {
             if flag(job_spec, "manualSelector") {
-                errors.push(FieldError::not_supported(&job_path.child("manualSelector"), true, &["nil", "false"]));
+                errors.push(FieldError::not_supported(
+                    &job_path.child("manualSelector"),
+                    true,
+                    &["nil", "false"],
+                ));
             }
             job(job_spec, &job_path, errors);
         }
@@ -121,8 +125,8 @@ fn schedule_shape(schedule: &str) -> Result<(), String> {
 
 fn cron_part(part: &str, low: u32, high: u32) -> Result<(), ()> {
     const NAMES: [&str; 19] = [
-        "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec", "sun", "mon", "tue",
-        "wed", "thu", "fri", "sat",
+        "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec", "sun", "mon",
+        "tue", "wed", "thu", "fri", "sat",
     ];
     let (range, step) = part.split_once('/').unwrap_or((part, "1"));
     if step.parse::<u32>().ok().is_none_or(|s| s == 0) {

@@ -68,7 +68,11 @@ fn ingress_path(one: &Value, path: &Path<'_>, errors: &mut Errors) {
         "Exact" | "Prefix" => {
             for bad in ["//", "/./", "/../", "%2f", "%2F"] {
                 if target.contains(bad) {
-                    errors.push(FieldError::invalid(&path.child("path"), target, format!("must not contain '{bad}'")));
+                    errors.push(FieldError::invalid(
+                        &path.child("path"),
+                        target,
+                        format!("must not contain '{bad}'"),
+                    ));
                 }
             }
         }
@@ -156,7 +160,11 @@ fn policy_port(one: &Value, path: &Path<'_>, errors: &mut Errors) {
                 errors.push(FieldError::invalid(&path, end, "must be greater than or equal to `port`"));
             }
             Some(_) => {}
-            None => errors.push(FieldError::invalid(&path, end, "may not be specified when `port` is non-numeric")),
+            None => errors.push(FieldError::invalid(
+                &path,
+                end,
+                "may not be specified when `port` is non-numeric",
+            )),
         }
     }
 }

@@ -73,7 +73,10 @@ fn autoscaler(spec: &Value, errors: &mut Errors) {
         if text(metric, "type") == "Resource" {
             let path = path.child("resource");
             match at(metric, "resource") {
-                None => errors.push(FieldError::required(&path, "must populate information for the given metric source")),
+                None => errors.push(FieldError::required(
+                    &path,
+                    "must populate information for the given metric source",
+                )),
                 Some(resource) => {
                     required(resource, "name", &path, errors);
                 }
@@ -93,7 +96,10 @@ fn limit_range(spec: &Value, errors: &mut Errors) {
             errors.push(FieldError::duplicate(&path.child("type"), kind));
         }
         let amount = |field: &str, resource: &str| {
-            limit.get(field).and_then(|m| m.get(resource)).and_then(|v| crate::quantity::Quantity::from_value(v).ok())
+            limit
+                .get(field)
+                .and_then(|m| m.get(resource))
+                .and_then(|v| crate::quantity::Quantity::from_value(v).ok())
         };
         for field in ["min", "max", "default", "defaultRequest"] {
             let parent = path.child(field);
@@ -104,7 +110,14 @@ fn limit_range(spec: &Value, errors: &mut Errors) {
                 errors.push(FieldError::forbidden(&parent, "may not be specified when `type` is 'Pod'"));
             }
         }
-        let order = [("min", "max"), ("min", "default"), ("min", "defaultRequest"), ("defaultRequest", "default"), ("default", "max"), ("defaultRequest", "max")];
+        let order = [
+            ("min", "max"),
+            ("min", "default"),
+            ("min", "defaultRequest"),
+            ("defaultRequest", "default"),
+            ("default", "max"),
+            ("defaultRequest", "max"),
+        ];
         for (low, high) in order {
             let parent = path.child(low);
             for (resource, _) in map(limit, low) {
@@ -127,7 +140,14 @@ fn quota(spec: &Value, errors: &mut Errors) {
         check::quantity(value, &path, errors);
     }
     let scopes = SPEC.child("scopes");
-    let known = ["BestEffort", "CrossNamespacePodAffinity", "NotBestEffort", "NotTerminating", "PriorityClass", "Terminating"];
+    let known = [
+        "BestEffort",
+        "CrossNamespacePodAffinity",
+        "NotBestEffort",
+        "NotTerminating",
+        "PriorityClass",
+        "Terminating",
+    ];
     for scope in texts(spec, "scopes") {
         if !known.contains(&scope) {
             errors.push(FieldError::invalid(&scopes, scope, "unsupported scope"));

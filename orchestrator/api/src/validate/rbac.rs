@@ -84,7 +84,11 @@ fn binding(o: &Value, kinds: &[&str], errors: &mut Errors) {
             }
             "User" | "Group" => {}
             other => {
-                errors.push(FieldError::not_supported(&path.child("kind"), other, &["Group", "ServiceAccount", "User"]));
+                errors.push(FieldError::not_supported(
+                    &path.child("kind"),
+                    other,
+                    &["Group", "ServiceAccount", "User"],
+                ));
             }
         }
     }

@@ -117,7 +117,9 @@ fn service_port<'a>(
         }
     }
     let number = integer(one, "port");
-    errors.extend(name::port_number(number).into_iter().map(|m| FieldError::invalid(&path.child("port"), number, m)));
+    errors.extend(
+        name::port_number(number).into_iter().map(|m| FieldError::invalid(&path.child("port"), number, m)),
+    );
     one_of(one, "protocol", PROTOCOLS, path, errors);
     if let Some(target) = at(one, "targetPort") {
         port(Some(target), &path.child("targetPort"), errors);
@@ -160,7 +162,8 @@ fn addresses(spec: &Value, errors: &mut Errors) {
     }
     let first = texts(spec, "clusterIPs").next();
     if let Some(first) = first.filter(|first| *first != ip) {
-        let message = "must be empty when `clusterIP` is not specified, or its first value must match `clusterIP`";
+        let message =
+            "must be empty when `clusterIP` is not specified, or its first value must match `clusterIP`";
         errors.push(FieldError::invalid(&SPEC.child("clusterIPs"), first, message));
     }
     let external = SPEC.child("externalIPs");
@@ -222,7 +225,9 @@ fn endpoint_port(one: &Value, several: bool, path: &Path<'_>, errors: &mut Error
         name => messages(name::dns1123_label(name), name, &path.child("name"), errors),
     }
     let number = integer(one, "port");
-    errors.extend(name::port_number(number).into_iter().map(|m| FieldError::invalid(&path.child("port"), number, m)));
+    errors.extend(
+        name::port_number(number).into_iter().map(|m| FieldError::invalid(&path.child("port"), number, m)),
+    );
     one_of(one, "protocol", PROTOCOLS, path, errors);
 }
 

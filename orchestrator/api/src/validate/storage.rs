@@ -77,8 +77,15 @@ pub(super) fn update(plural: &str, new: &Value, old: &Value, errors: &mut Errors
                 let fixed = |(k, _): &(&String, &Value)| {
                     !matches!(
                         k.as_str(),
-                        "capacity" | "accessModes" | "claimRef" | "persistentVolumeReclaimPolicy" | "storageClassName"
-                            | "mountOptions" | "volumeMode" | "nodeAffinity" | "volumeAttributesClassName"
+                        "capacity"
+                            | "accessModes"
+                            | "claimRef"
+                            | "persistentVolumeReclaimPolicy"
+                            | "storageClassName"
+                            | "mountOptions"
+                            | "volumeMode"
+                            | "nodeAffinity"
+                            | "volumeAttributesClassName"
                     )
                 };
                 let fields = o["spec"].as_object().into_iter().flatten();
@@ -92,7 +99,8 @@ pub(super) fn update(plural: &str, new: &Value, old: &Value, errors: &mut Errors
         "storageclasses" => {
             for field in ["provisioner", "parameters", "reclaimPolicy"] {
                 if at(new, field) != at(old, field) {
-                    let message = "updates to storageclass fields other than annotations and labels are forbidden.";
+                    let message =
+                        "updates to storageclass fields other than annotations and labels are forbidden.";
                     errors.push(FieldError::forbidden(&Path::root(field), message));
                 }
             }
@@ -119,11 +127,14 @@ fn update_claim(new: &Value, old: &Value, errors: &mut Errors) {
         errors.push(FieldError::forbidden(&SPEC, message));
     }
     let size = |claim: &Value| {
-        at(claim, "spec.resources.requests.storage").and_then(|v| Quantity::from_value(v).ok()).unwrap_or_default()
+        at(claim, "spec.resources.requests.storage")
+            .and_then(|v| Quantity::from_value(v).ok())
+            .unwrap_or_default()
     };
     if size(new) < size(old) {
         let resources = SPEC.child("resources");
         let path = resources.child("requests");
-        errors.push(FieldError::forbidden(&path.key("storage"), "field can not be less than status.capacity"));
+        errors
+            .push(FieldError::forbidden(&path.key("storage"), "field can not be less than status.capacity"));
     }
 }

@@ -60,19 +60,56 @@ fn pod() -> Value {
 #[test]
 fn metadata_rules() {
     let base = json!({"metadata": {"name": "c", "namespace": "d"}});
-    let owner = |uid: &str| json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": uid, "controller": true});
+    let owner =
+        |uid: &str| json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": uid, "controller": true});
     let cases = [
         ("/metadata/name", json!(null), "metadata.name: Required value: name or generateName is required"),
-        ("/metadata/name", json!("A"), "metadata.name: Invalid value: \"A\": a lowercase RFC 1123 subdomain must"),
+        (
+            "/metadata/name",
+            json!("A"),
+            "metadata.name: Invalid value: \"A\": a lowercase RFC 1123 subdomain must",
+        ),
         ("/metadata/namespace", json!(null), "metadata.namespace: Required value"),
-        ("/metadata/namespace", json!("A.b"), "metadata.namespace: Invalid value: \"A.b\": a lowercase RFC 1123 label"),
-        ("/metadata/labels", json!({"-a": "b"}), "metadata.labels: Invalid value: \"-a\": name part must consist of"),
-        ("/metadata/labels", json!({"a": "b c"}), "metadata.labels: Invalid value: \"b c\": a valid label must be"),
-        ("/metadata/annotations", json!({"a b": ""}), "metadata.annotations: Invalid value: \"a b\": name part must"),
-        ("/metadata/annotations", json!({"a": "x".repeat(300_000)}), "metadata.annotations: Too long: may not be more than 262144 bytes"),
-        ("/metadata/finalizers", json!(["orphan", "foregroundDeletion"]), "metadata.finalizers: Invalid value: [\"orphan\",\"foregroundDeletion\"]: finalizer orphan and foregroundDeletion cannot be both set"),
-        ("/metadata/ownerReferences", json!([owner("")]), "metadata.ownerReferences[0].uid: Invalid value: \"\": must not be empty"),
-        ("/metadata/ownerReferences", json!([owner("u"), owner("w")]), "metadata.ownerReferences: Invalid value: "),
+        (
+            "/metadata/namespace",
+            json!("A.b"),
+            "metadata.namespace: Invalid value: \"A.b\": a lowercase RFC 1123 label",
+        ),
+        (
+            "/metadata/labels",
+            json!({"-a": "b"}),
+            "metadata.labels: Invalid value: \"-a\": name part must consist of",
+        ),
+        (
+            "/metadata/labels",
+            json!({"a": "b c"}),
+            "metadata.labels: Invalid value: \"b c\": a valid label must be",
+        ),
+        (
+            "/metadata/annotations",
+            json!({"a b": ""}),
+            "metadata.annotations: Invalid value: \"a b\": name part must",
+        ),
+        (
+            "/metadata/annotations",
+            json!({"a": "x".repeat(300_000)}),
+            "metadata.annotations: Too long: may not be more than 262144 bytes",
+        ),
+        (
+            "/metadata/finalizers",
+            json!(["orphan", "foregroundDeletion"]),
+            "metadata.finalizers: Invalid value: [\"orphan\",\"foregroundDeletion\"]: finalizer orphan and foregroundDeletion cannot be both set",
+        ),
+        (
+            "/metadata/ownerReferences",
+            json!([owner("")]),
+            "metadata.ownerReferences[0].uid: Invalid value: \"\": must not be empty",
+        ),
+        (
+            "/metadata/ownerReferences",
+            json!([owner("u"), owner("w")]),
+            "metadata.ownerReferences: Invalid value: ",
+        ),
     ];
     check_cases("", "configmaps", &base, &cases);
     let namespace = json!({"metadata": {"name": "n"}});
@@ -88,11 +125,16 @@ fn metadata_that_may_not_change() {
     let old = json!({"metadata": {"name": "c", "namespace": "d", "uid": "u", "deletionTimestamp": "2024-05-01T10:00:00Z", "finalizers": ["a/b"]}});
     assert_eq!(updated("", "configmaps", &old, &old), Vec::<String>::new());
     let uid = with(&old, "/metadata/uid", json!("w"));
-    assert_eq!(updated("", "configmaps", &uid, &old), ["metadata.uid: Invalid value: \"w\": field is immutable"]);
+    assert_eq!(
+        updated("", "configmaps", &uid, &old),
+        ["metadata.uid: Invalid value: \"w\": field is immutable"]
+    );
     let finalizer = with(&old, "/metadata/finalizers", json!(["a/b", "c/d"]));
     assert_eq!(
         updated("", "configmaps", &finalizer, &old),
-        ["metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{\"c/d\"}"]
+        [
+            "metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{\"c/d\"}"
+        ]
     );
 }
 
@@ -105,44 +147,176 @@ fn pod_rules() {
         (at("name"), json!(null), "spec.containers[0].name: Required value"),
         (at("name"), json!("A"), "spec.containers[0].name: Invalid value: \"A\": a lowercase RFC 1123 label"),
         (at("image"), json!(null), "spec.containers[0].image: Required value"),
-        (at("image"), json!(" x"), "spec.containers[0].image: Invalid value: \" x\": must not have leading or trailing whitespace"),
-        (at("imagePullPolicy"), json!("Now"), "spec.containers[0].imagePullPolicy: Unsupported value: \"Now\": supported values: \"Always\", \"IfNotPresent\", \"Never\""),
+        (
+            at("image"),
+            json!(" x"),
+            "spec.containers[0].image: Invalid value: \" x\": must not have leading or trailing whitespace",
+        ),
+        (
+            at("imagePullPolicy"),
+            json!("Now"),
+            "spec.containers[0].imagePullPolicy: Unsupported value: \"Now\": supported values: \"Always\", \"IfNotPresent\", \"Never\"",
+        ),
         (at("ports/0/containerPort"), json!(0), "spec.containers[0].ports[0].containerPort: Required value"),
-        (at("ports/0/containerPort"), json!(70000), "spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive"),
-        (at("ports/0/name"), json!("HTTP"), "spec.containers[0].ports[0].name: Invalid value: \"HTTP\": must contain only alpha-numeric"),
-        (at("ports/0/protocol"), json!("ICMP"), "spec.containers[0].ports[0].protocol: Unsupported value: \"ICMP\": supported values: \"SCTP\", \"TCP\", \"UDP\""),
+        (
+            at("ports/0/containerPort"),
+            json!(70000),
+            "spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive",
+        ),
+        (
+            at("ports/0/name"),
+            json!("HTTP"),
+            "spec.containers[0].ports[0].name: Invalid value: \"HTTP\": must contain only alpha-numeric",
+        ),
+        (
+            at("ports/0/protocol"),
+            json!("ICMP"),
+            "spec.containers[0].ports[0].protocol: Unsupported value: \"ICMP\": supported values: \"SCTP\", \"TCP\", \"UDP\"",
+        ),
         (at("env/0/name"), json!("A=B"), "spec.containers[0].env[0].name: Invalid value: \"A=B\""),
-        (at("env/0/valueFrom"), json!({}), "spec.containers[0].env[0].valueFrom: Invalid value: \"\": must specify one of: `fieldRef`"),
-        (at("env/0/valueFrom"), json!({"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}}), "spec.containers[0].env[0].valueFrom: Invalid value: \"\": may not be specified when `value` is not empty"),
-        (at("env/0"), json!({"name": "A", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "spec.foo"}}}), "spec.containers[0].env[0].valueFrom.fieldRef.fieldPath: Unsupported value: \"spec.foo\": supported values: \"metadata.name\""),
-        (at("envFrom"), json!([{}]), "spec.containers[0].envFrom[0]: Invalid value: \"\": must specify one of: `configMapRef` or `secretRef`"),
+        (
+            at("env/0/valueFrom"),
+            json!({}),
+            "spec.containers[0].env[0].valueFrom: Invalid value: \"\": must specify one of: `fieldRef`",
+        ),
+        (
+            at("env/0/valueFrom"),
+            json!({"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}}),
+            "spec.containers[0].env[0].valueFrom: Invalid value: \"\": may not be specified when `value` is not empty",
+        ),
+        (
+            at("env/0"),
+            json!({"name": "A", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "spec.foo"}}}),
+            "spec.containers[0].env[0].valueFrom.fieldRef.fieldPath: Unsupported value: \"spec.foo\": supported values: \"metadata.name\"",
+        ),
+        (
+            at("envFrom"),
+            json!([{}]),
+            "spec.containers[0].envFrom[0]: Invalid value: \"\": must specify one of: `configMapRef` or `secretRef`",
+        ),
         (at("volumeMounts/0/name"), json!("w"), "spec.containers[0].volumeMounts[0].name: Not found: \"w\""),
-        (at("volumeMounts/0/mountPath"), json!(null), "spec.containers[0].volumeMounts[0].mountPath: Required value"),
-        (at("volumeMounts/0/subPath"), json!("../x"), "spec.containers[0].volumeMounts[0].subPath: Invalid value: \"../x\": must not contain '..'"),
-        (at("resources/requests/cpu"), json!("2"), "spec.containers[0].resources.requests[cpu]: Invalid value: \"2\": must be less than or equal to cpu limit of 1"),
-        (at("resources/limits/cpu"), json!("-1"), "spec.containers[0].resources.limits[cpu]: Invalid value: \"-1\": must be greater than or equal to 0"),
-        (at("resources/limits"), json!({"power": "1"}), "spec.containers[0].resources.limits[power]: Invalid value: \"power\": must be a standard resource for containers"),
-        (at("livenessProbe"), json!({}), "spec.containers[0].livenessProbe: Required value: must specify a handler type"),
-        (at("livenessProbe"), json!({"exec": {"command": ["x"]}, "successThreshold": 2}), "spec.containers[0].livenessProbe.successThreshold: Invalid value: 2: must be 1"),
-        (at("livenessProbe"), json!({"exec": {"command": ["x"]}, "tcpSocket": {"port": 1}}), "spec.containers[0].livenessProbe.tcpSocket: Forbidden: may not specify more than 1 handler type"),
-        (at("restartPolicy"), json!("Always"), "spec.containers[0].restartPolicy: Forbidden: may not be set for non-init containers"),
-        (at("securityContext"), json!({"privileged": true, "allowPrivilegeEscalation": false}), "spec.containers[0].securityContext: Invalid value: "),
-        (at("securityContext"), json!({"runAsUser": -1}), "spec.containers[0].securityContext.runAsUser: Invalid value: -1: must be between 0 and 2147483647, inclusive"),
-        ("/spec/initContainers", json!([{"name": "a", "image": "x", "imagePullPolicy": "Always", "terminationMessagePolicy": "File"}]), "spec.initContainers[0].name: Duplicate value: \"a\""),
-        ("/spec/ephemeralContainers", json!([{"name": "e", "image": "x", "imagePullPolicy": "Always", "terminationMessagePolicy": "File"}]), "spec.ephemeralContainers: Forbidden: cannot be set on create"),
-        ("/spec/volumes", json!([{"name": "v"}]), "spec.volumes[0]: Required value: must specify a volume type"),
-        ("/spec/volumes", json!([{"name": "v", "emptyDir": {}, "hostPath": {"path": "/"}}]), "spec.volumes[0].hostPath: Forbidden: may not specify more than 1 volume type"),
-        ("/spec/volumes", json!([{"name": "v", "emptyDir": {}}, {"name": "v", "emptyDir": {}}]), "spec.volumes[1].name: Duplicate value: \"v\""),
-        ("/spec/volumes", json!([{"name": "v", "configMap": {"name": "c", "defaultMode": 0o1000}}]), "spec.volumes[0].configMap.defaultMode: Invalid value: 512: must be a number between 0 and 0777 (octal), both inclusive"),
-        ("/spec/volumes", json!([{"name": "v", "secret": {}}]), "spec.volumes[0].secret.secretName: Required value"),
-        ("/spec/volumes", json!([{"name": "v", "hostPath": {"path": "/a/../b"}}]), "spec.volumes[0].hostPath.path: Invalid value: \"/a/../b\": must not contain '..'"),
-        ("/spec/restartPolicy", json!("Maybe"), "spec.restartPolicy: Unsupported value: \"Maybe\": supported values: \"Always\", \"OnFailure\", \"Never\""),
-        ("/spec/dnsPolicy", json!("None"), "spec.dnsConfig: Required value: must provide `dnsConfig` when `dnsPolicy` is None"),
-        ("/spec/activeDeadlineSeconds", json!(0), "spec.activeDeadlineSeconds: Invalid value: 0: must be between 1 and 2147483647, inclusive"),
-        ("/spec/tolerations", json!([{"operator": "Equal"}]), "spec.tolerations[0].operator: Invalid value: \"Equal\": operator must be Exists when `key` is empty"),
+        (
+            at("volumeMounts/0/mountPath"),
+            json!(null),
+            "spec.containers[0].volumeMounts[0].mountPath: Required value",
+        ),
+        (
+            at("volumeMounts/0/subPath"),
+            json!("../x"),
+            "spec.containers[0].volumeMounts[0].subPath: Invalid value: \"../x\": must not contain '..'",
+        ),
+        (
+            at("resources/requests/cpu"),
+            json!("2"),
+            "spec.containers[0].resources.requests[cpu]: Invalid value: \"2\": must be less than or equal to cpu limit of 1",
+        ),
+        (
+            at("resources/limits/cpu"),
+            json!("-1"),
+            "spec.containers[0].resources.limits[cpu]: Invalid value: \"-1\": must be greater than or equal to 0",
+        ),
+        (
+            at("resources/limits"),
+            json!({"power": "1"}),
+            "spec.containers[0].resources.limits[power]: Invalid value: \"power\": must be a standard resource for containers",
+        ),
+        (
+            at("livenessProbe"),
+            json!({}),
+            "spec.containers[0].livenessProbe: Required value: must specify a handler type",
+        ),
+        (
+            at("livenessProbe"),
+            json!({"exec": {"command": ["x"]}, "successThreshold": 2}),
+            "spec.containers[0].livenessProbe.successThreshold: Invalid value: 2: must be 1",
+        ),
+        (
+            at("livenessProbe"),
+            json!({"exec": {"command": ["x"]}, "tcpSocket": {"port": 1}}),
+            "spec.containers[0].livenessProbe.tcpSocket: Forbidden: may not specify more than 1 handler type",
+        ),
+        (
+            at("restartPolicy"),
+            json!("Always"),
+            "spec.containers[0].restartPolicy: Forbidden: may not be set for non-init containers",
+        ),
+        (
+            at("securityContext"),
+            json!({"privileged": true, "allowPrivilegeEscalation": false}),
+            "spec.containers[0].securityContext: Invalid value: ",
+        ),
+        (
+            at("securityContext"),
+            json!({"runAsUser": -1}),
+            "spec.containers[0].securityContext.runAsUser: Invalid value: -1: must be between 0 and 2147483647, inclusive",
+        ),
+        (
+            "/spec/initContainers",
+            json!([{"name": "a", "image": "x", "imagePullPolicy": "Always", "terminationMessagePolicy": "File"}]),
+            "spec.initContainers[0].name: Duplicate value: \"a\"",
+        ),
+        (
+            "/spec/ephemeralContainers",
+            json!([{"name": "e", "image": "x", "imagePullPolicy": "Always", "terminationMessagePolicy": "File"}]),
+            "spec.ephemeralContainers: Forbidden: cannot be set on create",
+        ),
+        (
+            "/spec/volumes",
+            json!([{"name": "v"}]),
+            "spec.volumes[0]: Required value: must specify a volume type",
+        ),
+        (
+            "/spec/volumes",
+            json!([{"name": "v", "emptyDir": {}, "hostPath": {"path": "/"}}]),
+            "spec.volumes[0].hostPath: Forbidden: may not specify more than 1 volume type",
+        ),
+        (
+            "/spec/volumes",
+            json!([{"name": "v", "emptyDir": {}}, {"name": "v", "emptyDir": {}}]),
+            "spec.volumes[1].name: Duplicate value: \"v\"",
+        ),
+        (
+            "/spec/volumes",
+            json!([{"name": "v", "configMap": {"name": "c", "defaultMode": 0o1000}}]),
+            "spec.volumes[0].configMap.defaultMode: Invalid value: 512: must be a number between 0 and 0777 (octal), both inclusive",
+        ),
+        (
+            "/spec/volumes",
+            json!([{"name": "v", "secret": {}}]),
+            "spec.volumes[0].secret.secretName: Required value",
+        ),
+        (
+            "/spec/volumes",
+            json!([{"name": "v", "hostPath": {"path": "/a/../b"}}]),
+            "spec.volumes[0].hostPath.path: Invalid value: \"/a/../b\": must not contain '..'",
+        ),
+        (
+            "/spec/restartPolicy",
+            json!("Maybe"),
+            "spec.restartPolicy: Unsupported value: \"Maybe\": supported values: \"Always\", \"OnFailure\", \"Never\"",
+        ),
+        (
+            "/spec/dnsPolicy",
+            json!("None"),
+            "spec.dnsConfig: Required value: must provide `dnsConfig` when `dnsPolicy` is None",
+        ),
+        (
+            "/spec/activeDeadlineSeconds",
+            json!(0),
+            "spec.activeDeadlineSeconds: Invalid value: 0: must be between 1 and 2147483647, inclusive",
+        ),
+        (
+            "/spec/tolerations",
+            json!([{"operator": "Equal"}]),
+            "spec.tolerations[0].operator: Invalid value: \"Equal\": operator must be Exists when `key` is empty",
+        ),
         ("/spec/hostname", json!("A.b"), "spec.hostname: Invalid value: \"A.b\""),
         ("/spec/imagePullSecrets", json!([{}]), "spec.imagePullSecrets[0].name: Required value"),
-        ("/spec/securityContext", json!({"sysctls": [{"name": "-a"}]}), "spec.securityContext.sysctls[0].name: Invalid value: \"-a\": must have at most 253 characters and match regex"),
+        (
+            "/spec/securityContext",
+            json!({"sysctls": [{"name": "-a"}]}),
+            "spec.securityContext.sysctls[0].name: Invalid value: \"-a\": must have at most 253 characters and match regex",
+        ),
         ("/spec", json!(null), "spec.containers: Required value"),
     ];
     check_cases("", "pods", &pod(), &cases);
@@ -157,16 +331,22 @@ fn what_may_change_in_a_pod() {
     assert_eq!(updated("", "pods", &deadline, &old), Vec::<String>::new());
     assert_eq!(
         updated("", "pods", &old, &deadline),
-        ["spec.activeDeadlineSeconds: Invalid value: null: must not update from a positive integer to nil value"]
+        [
+            "spec.activeDeadlineSeconds: Invalid value: null: must not update from a positive integer to nil value"
+        ]
     );
     let toleration = with(&old, "/spec/tolerations", json!([{"key": "a", "operator": "Exists"}]));
     assert_eq!(updated("", "pods", &toleration, &old), Vec::<String>::new());
-    assert!(updated("", "pods", &old, &toleration)[0].starts_with("spec.tolerations: Forbidden: existing toleration"));
+    assert!(
+        updated("", "pods", &old, &toleration)[0]
+            .starts_with("spec.tolerations: Forbidden: existing toleration")
+    );
     let env = with(&old, "/spec/containers/0/env/0/value", json!("2"));
     let errors = updated("", "pods", &env, &old);
     assert!(errors[0].starts_with("spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds`"));
     assert!(errors[0].contains("changed: spec.containers[0].env[0].value"));
-    let more = with(&old, "/spec/containers", json!([old["spec"]["containers"][0], old["spec"]["containers"][0]]));
+    let more =
+        with(&old, "/spec/containers", json!([old["spec"]["containers"][0], old["spec"]["containers"][0]]));
     assert_eq!(
         updated("", "pods", &more, &old),
         ["spec.containers: Forbidden: pod updates may not add or remove containers"]
@@ -174,11 +354,16 @@ fn what_may_change_in_a_pod() {
     let sub = |new: &Value, s| -> Vec<String> {
         update(resource("", "pods"), new, &old, s).iter().map(ToString::to_string).collect()
     };
-    let debug = with(&old, "/spec/ephemeralContainers", json!([{"name": "d", "image": "x", "targetContainerName": "a"}]));
+    let debug = with(
+        &old,
+        "/spec/ephemeralContainers",
+        json!([{"name": "d", "image": "x", "targetContainerName": "a"}]),
+    );
     assert_eq!(sub(&debug, Subresource::EphemeralContainers), Vec::<String>::new());
     let taken = with(&old, "/spec/ephemeralContainers", json!([{"name": "a", "image": "x"}]));
     assert_eq!(sub(&taken, Subresource::EphemeralContainers).len(), 1);
-    let cpu = with(&old, "/spec/containers/0/resources", json!({"limits": {"cpu": "2"}, "requests": {"cpu": "1"}}));
+    let cpu =
+        with(&old, "/spec/containers/0/resources", json!({"limits": {"cpu": "2"}, "requests": {"cpu": "1"}}));
     assert_eq!(sub(&cpu, Subresource::Resize), Vec::<String>::new());
     assert_eq!(sub(&image, Subresource::Resize).len(), 1);
     assert_eq!(sub(&env, Subresource::Status), Vec::<String>::new());
@@ -201,15 +386,47 @@ fn deployment() -> Value {
 fn workload_rules() {
     let cases = [
         ("/spec/selector", json!(null), "spec.selector: Required value"),
-        ("/spec/selector", json!({}), "spec.selector: Invalid value: {}: empty selector is invalid for deployment"),
-        ("/spec/selector", json!({"matchLabels": {"app": "x"}}), "spec.template.metadata.labels: Invalid value: {\"app\":\"w\"}: `selector` does not match template `labels`"),
+        (
+            "/spec/selector",
+            json!({}),
+            "spec.selector: Invalid value: {}: empty selector is invalid for deployment",
+        ),
+        (
+            "/spec/selector",
+            json!({"matchLabels": {"app": "x"}}),
+            "spec.template.metadata.labels: Invalid value: {\"app\":\"w\"}: `selector` does not match template `labels`",
+        ),
         ("/spec/replicas", json!(-1), "spec.replicas: Invalid value: -1: must be greater than or equal to 0"),
-        ("/spec/template/spec/restartPolicy", json!("Never"), "spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\""),
-        ("/spec/template/spec/containers/0/image", json!(""), "spec.template.spec.containers[0].image: Required value"),
-        ("/spec/strategy", json!({"type": "Recreate", "rollingUpdate": {}}), "spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'"),
-        ("/spec/strategy/rollingUpdate", json!({"maxSurge": 0, "maxUnavailable": 0}), "spec.strategy.rollingUpdate.maxUnavailable: Invalid value: 0: may not be 0 when `maxSurge` is 0"),
-        ("/spec/strategy/rollingUpdate", json!({"maxSurge": "x"}), "spec.strategy.rollingUpdate.maxSurge: Invalid value: \"x\": a valid percent string must be"),
-        ("/spec/minReadySeconds", json!(600), "spec.progressDeadlineSeconds: Invalid value: 600: must be greater than minReadySeconds"),
+        (
+            "/spec/template/spec/restartPolicy",
+            json!("Never"),
+            "spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\"",
+        ),
+        (
+            "/spec/template/spec/containers/0/image",
+            json!(""),
+            "spec.template.spec.containers[0].image: Required value",
+        ),
+        (
+            "/spec/strategy",
+            json!({"type": "Recreate", "rollingUpdate": {}}),
+            "spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'",
+        ),
+        (
+            "/spec/strategy/rollingUpdate",
+            json!({"maxSurge": 0, "maxUnavailable": 0}),
+            "spec.strategy.rollingUpdate.maxUnavailable: Invalid value: 0: may not be 0 when `maxSurge` is 0",
+        ),
+        (
+            "/spec/strategy/rollingUpdate",
+            json!({"maxSurge": "x"}),
+            "spec.strategy.rollingUpdate.maxSurge: Invalid value: \"x\": a valid percent string must be",
+        ),
+        (
+            "/spec/minReadySeconds",
+            json!(600),
+            "spec.progressDeadlineSeconds: Invalid value: 600: must be greater than minReadySeconds",
+        ),
     ];
     check_cases("apps", "deployments", &deployment(), &cases);
     let changed = with(&deployment(), "/spec/selector/matchLabels/app", json!("x"));
@@ -224,7 +441,10 @@ fn workload_rules() {
     let stateful = with(&stateful, "/spec/updateStrategy", json!({"type": "RollingUpdate"}));
     assert_eq!(created("apps", "statefulsets", &stateful), Vec::<String>::new());
     let renamed = with(&stateful, "/spec/serviceName", json!("x"));
-    assert!(updated("apps", "statefulsets", &renamed, &stateful)[0].contains("updates to statefulset spec for fields other than"));
+    assert!(
+        updated("apps", "statefulsets", &renamed, &stateful)[0]
+            .contains("updates to statefulset spec for fields other than")
+    );
 }
 
 #[test]
@@ -233,16 +453,32 @@ fn job_rules() {
     template["spec"]["restartPolicy"] = json!("Never");
     let job = json!({"metadata": {"name": "j", "namespace": "d"}, "spec": {"parallelism": 1, "template": template}});
     let cases = [
-        ("/spec/template/spec/restartPolicy", json!("Always"), "spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \"Never\""),
-        ("/spec/backoffLimit", json!(-1), "spec.backoffLimit: Invalid value: -1: must be greater than or equal to 0"),
-        ("/spec/completionMode", json!("Indexed"), "spec.completions: Required value: when completion mode is Indexed"),
+        (
+            "/spec/template/spec/restartPolicy",
+            json!("Always"),
+            "spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \"Never\"",
+        ),
+        (
+            "/spec/backoffLimit",
+            json!(-1),
+            "spec.backoffLimit: Invalid value: -1: must be greater than or equal to 0",
+        ),
+        (
+            "/spec/completionMode",
+            json!("Indexed"),
+            "spec.completions: Required value: when completion mode is Indexed",
+        ),
     ];
     check_cases("batch", "jobs", &job, &cases);
     let changed = with(&job, "/spec/template/spec/containers/0/image", json!("y"));
     assert!(updated("batch", "jobs", &changed, &job)[0].contains("field is immutable"));
     let cron = json!({"metadata": {"name": "c", "namespace": "d"}, "spec": {"schedule": "*/5 0-6,8 * jan mon", "concurrencyPolicy": "Allow", "jobTemplate": {"spec": job["spec"]}}});
     let cases = [
-        ("/spec/schedule", json!("* * *"), "spec.schedule: Invalid value: \"* * *\": expected exactly 5 fields, found 3"),
+        (
+            "/spec/schedule",
+            json!("* * *"),
+            "spec.schedule: Invalid value: \"* * *\": expected exactly 5 fields, found 3",
+        ),
         ("/spec/schedule", json!("61 * * * *"), "spec.schedule: Invalid value"),
         ("/spec/schedule", json!("5-1 * * * *"), "spec.schedule: Invalid value"),
         ("/spec/schedule", json!("@never"), "spec.schedule: Invalid value"),
@@ -258,35 +494,74 @@ fn service_rules() {
         "spec": {"type": "ClusterIP", "sessionAffinity": "None", "clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"],
             "ports": [{"port": 80, "protocol": "TCP", "targetPort": "http"}]},
     });
-    let two = json!([{"port": 80, "protocol": "TCP", "name": "a"}, {"port": 80, "protocol": "TCP", "name": "b"}]);
+    let two =
+        json!([{"port": 80, "protocol": "TCP", "name": "a"}, {"port": 80, "protocol": "TCP", "name": "b"}]);
     let cases = [
         ("/metadata/name", json!("1s"), "metadata.name: Invalid value: \"1s\": a DNS-1035 label must"),
         ("/spec/ports", json!([]), "spec.ports: Required value"),
         ("/spec/ports", two, "spec.ports[1]: Duplicate value: {\"port\":80,\"protocol\":\"TCP\"}"),
-        ("/spec/ports", json!([{"port": 80, "protocol": "TCP"}, {"port": 81, "protocol": "TCP"}]), "spec.ports[0].name: Required value"),
-        ("/spec/ports/0/port", json!(0), "spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive"),
-        ("/spec/ports/0/nodePort", json!(30000), "spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'"),
-        ("/spec/type", json!("Magic"), "spec.type: Unsupported value: \"Magic\": supported values: \"ClusterIP\", \"ExternalName\", \"LoadBalancer\", \"NodePort\""),
-        ("/spec/clusterIP", json!("x"), "spec.clusterIPs[0]: Invalid value: \"x\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"),
+        (
+            "/spec/ports",
+            json!([{"port": 80, "protocol": "TCP"}, {"port": 81, "protocol": "TCP"}]),
+            "spec.ports[0].name: Required value",
+        ),
+        (
+            "/spec/ports/0/port",
+            json!(0),
+            "spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive",
+        ),
+        (
+            "/spec/ports/0/nodePort",
+            json!(30000),
+            "spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'",
+        ),
+        (
+            "/spec/type",
+            json!("Magic"),
+            "spec.type: Unsupported value: \"Magic\": supported values: \"ClusterIP\", \"ExternalName\", \"LoadBalancer\", \"NodePort\"",
+        ),
+        (
+            "/spec/clusterIP",
+            json!("x"),
+            "spec.clusterIPs[0]: Invalid value: \"x\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+        ),
         ("/spec/sessionAffinity", json!("x"), "spec.sessionAffinity: Unsupported value"),
-        ("/spec/externalIPs", json!(["127.0.0.1"]), "spec.externalIPs[0]: Invalid value: \"127.0.0.1\": may not be in the loopback range"),
+        (
+            "/spec/externalIPs",
+            json!(["127.0.0.1"]),
+            "spec.externalIPs[0]: Invalid value: \"127.0.0.1\": may not be in the loopback range",
+        ),
     ];
     check_cases("", "services", &service, &cases);
     let node_port = with(&service, "/spec/type", json!("NodePort"));
     let low = with(&node_port, "/spec/ports/0/nodePort", json!(80));
     assert_eq!(
         created("", "services", &low),
-        ["spec.ports[0].nodePort: Invalid value: 80: provided port is not in the valid range. The range of valid ports is 30000-32767"]
+        [
+            "spec.ports[0].nodePort: Invalid value: 80: provided port is not in the valid range. The range of valid ports is 30000-32767"
+        ]
     );
-    let moved = with(&with(&service, "/spec/clusterIP", json!("10.96.0.8")), "/spec/clusterIPs", json!(["10.96.0.8"]));
+    let moved = with(
+        &with(&service, "/spec/clusterIP", json!("10.96.0.8")),
+        "/spec/clusterIPs",
+        json!(["10.96.0.8"]),
+    );
     assert_eq!(
         updated("", "services", &moved, &service),
         ["spec.clusterIPs[0]: Invalid value: [\"10.96.0.8\"]: may not change once set"]
     );
     let slice = json!({"metadata": {"name": "s", "namespace": "d"}, "addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"]}], "ports": [{"port": 80, "protocol": "TCP", "name": ""}]});
     let cases = [
-        ("/addressType", json!("IPv6"), "endpoints[0].addresses[0]: Invalid value: \"10.0.0.1\": must be a valid IPv6 address"),
-        ("/endpoints", json!([{"addresses": []}]), "endpoints[0].addresses: Required value: must contain at least 1 address"),
+        (
+            "/addressType",
+            json!("IPv6"),
+            "endpoints[0].addresses[0]: Invalid value: \"10.0.0.1\": must be a valid IPv6 address",
+        ),
+        (
+            "/endpoints",
+            json!([{"addresses": []}]),
+            "endpoints[0].addresses: Required value: must contain at least 1 address",
+        ),
     ];
     check_cases("discovery.k8s.io", "endpointslices", &slice, &cases);
 }
@@ -295,10 +570,22 @@ fn service_rules() {
 fn config_rules() {
     let map = json!({"metadata": {"name": "c", "namespace": "d"}, "data": {"a": "b"}, "immutable": true});
     let cases = [
-        ("/data", json!({"a b": ""}), "data[a b]: Invalid value: \"a b\": a valid config key must consist of"),
+        (
+            "/data",
+            json!({"a b": ""}),
+            "data[a b]: Invalid value: \"a b\": a valid config key must consist of",
+        ),
         ("/data", json!({"": ""}), "data[]: Invalid value: \"\": a valid config key"),
-        ("/binaryData", json!({"a": ""}), "data[a]: Invalid value: \"a\": duplicate of key present in binaryData"),
-        ("/data", json!({"a": "x".repeat(1024 * 1024 + 1)}), ": Too long: may not be more than 1048576 bytes"),
+        (
+            "/binaryData",
+            json!({"a": ""}),
+            "data[a]: Invalid value: \"a\": duplicate of key present in binaryData",
+        ),
+        (
+            "/data",
+            json!({"a": "x".repeat(1024 * 1024 + 1)}),
+            ": Too long: may not be more than 1048576 bytes",
+        ),
     ];
     check_cases("", "configmaps", &map, &cases);
     let changed = with(&map, "/data/a", json!("c"));
@@ -309,7 +596,10 @@ fn config_rules() {
     let secret = json!({"metadata": {"name": "c", "namespace": "d"}, "type": "kubernetes.io/tls", "data": {"tls.crt": "", "tls.key": ""}});
     check_cases("", "secrets", &secret, &[("/data", json!({}), "data[tls.crt]: Required value")]);
     let other = with(&secret, "/type", json!("Opaque"));
-    assert_eq!(updated("", "secrets", &other, &secret), ["type: Invalid value: \"Opaque\": field is immutable"]);
+    assert_eq!(
+        updated("", "secrets", &other, &secret),
+        ["type: Invalid value: \"Opaque\": field is immutable"]
+    );
 }
 
 #[test]
@@ -318,23 +608,82 @@ fn other_kinds() {
     let cases = [("/spec/taints/0/effect", json!("x"), "spec.taints[0].effect: Unsupported value: \"x\"")];
     check_cases("", "nodes", &node, &cases);
     let class = json!({"metadata": {"name": "wasm"}, "handler": "wasm"});
-    check_cases("node.k8s.io", "runtimeclasses", &class, &[("/handler", json!(""), "handler: Required value")]);
+    check_cases(
+        "node.k8s.io",
+        "runtimeclasses",
+        &class,
+        &[("/handler", json!(""), "handler: Required value")],
+    );
     let changed = with(&class, "/handler", json!("x"));
-    assert_eq!(updated("node.k8s.io", "runtimeclasses", &changed, &class), ["handler: Invalid value: \"x\": field is immutable"]);
+    assert_eq!(
+        updated("node.k8s.io", "runtimeclasses", &changed, &class),
+        ["handler: Invalid value: \"x\": field is immutable"]
+    );
     let lease = json!({"metadata": {"name": "l", "namespace": "d"}, "spec": {"leaseDurationSeconds": 40}});
-    check_cases("coordination.k8s.io", "leases", &lease, &[("/spec/leaseDurationSeconds", json!(0), "spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0")]);
+    check_cases(
+        "coordination.k8s.io",
+        "leases",
+        &lease,
+        &[(
+            "/spec/leaseDurationSeconds",
+            json!(0),
+            "spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0",
+        )],
+    );
     let event = json!({"metadata": {"name": "e", "namespace": "d"}, "involvedObject": {"namespace": "d"}});
-    check_cases("", "events", &event, &[("/involvedObject/namespace", json!("x"), "involvedObject.namespace: Invalid value: \"x\": does not match event.namespace")]);
+    check_cases(
+        "",
+        "events",
+        &event,
+        &[(
+            "/involvedObject/namespace",
+            json!("x"),
+            "involvedObject.namespace: Invalid value: \"x\": does not match event.namespace",
+        )],
+    );
     let binding = json!({"metadata": {"name": "b:x"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "r"}});
-    check_cases("rbac.authorization.k8s.io", "clusterrolebindings", &binding, &[("/roleRef/kind", json!("Role"), "roleRef.kind: Unsupported value: \"Role\"")]);
+    check_cases(
+        "rbac.authorization.k8s.io",
+        "clusterrolebindings",
+        &binding,
+        &[("/roleRef/kind", json!("Role"), "roleRef.kind: Unsupported value: \"Role\"")],
+    );
     let budget = json!({"metadata": {"name": "b", "namespace": "d"}, "spec": {"minAvailable": 1}});
-    check_cases("policy", "poddisruptionbudgets", &budget, &[("/spec/maxUnavailable", json!(1), "spec: Invalid value")]);
+    check_cases(
+        "policy",
+        "poddisruptionbudgets",
+        &budget,
+        &[("/spec/maxUnavailable", json!(1), "spec: Invalid value")],
+    );
     let claim = json!({"metadata": {"name": "c", "namespace": "d"}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
-    check_cases("", "persistentvolumeclaims", &claim, &[("/spec/accessModes", json!([]), "spec.accessModes: Required value")]);
+    check_cases(
+        "",
+        "persistentvolumeclaims",
+        &claim,
+        &[("/spec/accessModes", json!([]), "spec.accessModes: Required value")],
+    );
     let ingress = json!({"metadata": {"name": "i", "namespace": "d"}, "spec": {"defaultBackend": {"service": {"name": "s", "port": {"number": 80}}}}});
-    check_cases("networking.k8s.io", "ingresses", &ingress, &[("/spec/defaultBackend", json!(null), "spec: Invalid value: \"\": either `defaultBackend` or `rules` must be specified")]);
+    check_cases(
+        "networking.k8s.io",
+        "ingresses",
+        &ingress,
+        &[(
+            "/spec/defaultBackend",
+            json!(null),
+            "spec: Invalid value: \"\": either `defaultBackend` or `rules` must be specified",
+        )],
+    );
     let policy = json!({"metadata": {"name": "p", "namespace": "d"}, "spec": {"podSelector": {}, "ingress": [{"from": [{"podSelector": {}}]}]}});
-    check_cases("networking.k8s.io", "networkpolicies", &policy, &[("/spec/ingress/0/from/0", json!({}), "spec.ingress[0].from[0]: Required value: must specify a peer")]);
+    check_cases(
+        "networking.k8s.io",
+        "networkpolicies",
+        &policy,
+        &[(
+            "/spec/ingress/0/from/0",
+            json!({}),
+            "spec.ingress[0].from[0]: Required value: must specify a peer",
+        )],
+    );
 }
 
 proptest::proptest! {
@@ -357,13 +706,27 @@ proptest::proptest! {
 /// Some JSON value made from a number.
 fn junk(seed: u64, depth: u32) -> Value {
     let next = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-    let fields = ["name", "containers", "ports", "selector", "matchLabels", "template", "spec", "labels", "volumes", "type"];
+    let fields = [
+        "name",
+        "containers",
+        "ports",
+        "selector",
+        "matchLabels",
+        "template",
+        "spec",
+        "labels",
+        "volumes",
+        "type",
+    ];
     match (next >> 33) % if depth == 0 { 4 } else { 6 } {
         0 => Value::Null,
         1 => json!((next >> 7) as i64),
         2 => json!("é-x"),
         3 => json!(next.is_multiple_of(2)),
         4 => Value::Array((0..3).map(|i| junk(next ^ i, depth - 1)).collect()),
-        _ => (0..4_u64).map(|i| (fields[((next >> (i * 5)) % 10) as usize].to_owned(), junk(next ^ (i + 9), depth - 1))).collect::<serde_json::Map<_, _>>().into(),
+        _ => (0..4_u64)
+            .map(|i| (fields[((next >> (i * 5)) % 10) as usize].to_owned(), junk(next ^ (i + 9), depth - 1)))
+            .collect::<serde_json::Map<_, _>>()
+            .into(),
     }
 }

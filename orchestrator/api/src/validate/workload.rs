@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use super::check::{
-    count_or_percent, immutable, is_zero, not_negative, one_of, optional_one_of, percent_of, workload_selector,
+    count_or_percent, immutable, is_zero, not_negative, one_of, optional_one_of, percent_of,
+    workload_selector,
 };
 use super::{Errors, pod};
 use crate::field_error::{FieldError, Path};
@@ -164,7 +165,10 @@ fn daemon_set(spec: &Value, errors: &mut Errors) {
     match (is_zero(unavailable), is_zero(surge)) {
         (true, true) => {
             let value = unavailable.cloned().unwrap_or(Value::from(0));
-            errors.push(FieldError::required(&path.child("maxUnavailable"), format!("cannot be {value} when maxSurge is 0")));
+            errors.push(FieldError::required(
+                &path.child("maxUnavailable"),
+                format!("cannot be {value} when maxSurge is 0"),
+            ));
         }
         (false, false) => {
             let value = surge.cloned().unwrap_or(Value::Null);
@@ -196,7 +200,9 @@ pub(super) fn update(plural: &str, new: &Value, old: &Value, errors: &mut Errors
             let fixed = |spec: &Value| {
                 let mut copy = spec.clone();
                 if let Some(fields) = copy.as_object_mut() {
-                    fields.retain(|field, value| !STATEFUL_SET_FREE.contains(&field.as_str()) && !value.is_null());
+                    fields.retain(|field, value| {
+                        !STATEFUL_SET_FREE.contains(&field.as_str()) && !value.is_null()
+                    });
                 }
                 copy
             };

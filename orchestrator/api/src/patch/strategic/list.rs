@@ -18,9 +18,9 @@ pub(super) fn merge(
     }
     match old.iter().chain(patch).all(Value::is_object) {
         true => objects(old, patch, rule, name),
-        false if old.iter().chain(patch).any(Value::is_object) => Err(PatchError::Failed(format!(
-            "the elements of list {name} must be all objects or all scalars"
-        ))),
+        false if old.iter().chain(patch).any(Value::is_object) => {
+            Err(PatchError::Failed(format!("the elements of list {name} must be all objects or all scalars")))
+        }
         false => Ok(scalars(old, patch)),
     }
 }

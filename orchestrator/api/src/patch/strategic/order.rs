@@ -19,7 +19,12 @@ fn position(item: &Value, list: &[Value], key: Option<&str>) -> Option<usize> {
 }
 
 /// Orders a merged list by the patch and by what the server had.
-pub(super) fn arrange(merged: Vec<Value>, patch: &[Value], server: &[Value], key: Option<&str>) -> Vec<Value> {
+pub(super) fn arrange(
+    merged: Vec<Value>,
+    patch: &[Value],
+    server: &[Value],
+    key: Option<&str>,
+) -> Vec<Value> {
     let (mut ours, mut theirs): (Vec<Value>, Vec<Value>) =
         merged.into_iter().partition(|item| position(item, patch, key).is_some());
     sort_by(&mut ours, patch, key);

@@ -44,7 +44,11 @@ fn lists_of_objects_merge_by_key() {
     let a = || json!({"name": "a", "image": "a:1"});
     let b = || json!({"name": "b", "image": "b:1"});
     let cases = [
-        (json!([a(), b()]), json!([{"name": "b", "image": "b:2"}]), json!([a(), {"name": "b", "image": "b:2"}])),
+        (
+            json!([a(), b()]),
+            json!([{"name": "b", "image": "b:2"}]),
+            json!([a(), {"name": "b", "image": "b:2"}]),
+        ),
         (json!([a()]), json!([b()]), json!([b(), a()])),
         (json!([a(), b()]), json!([{"name": "a", "$patch": "delete"}]), json!([b()])),
         (json!([a(), b()]), json!([{"$patch": "replace"}, {"name": "c"}]), json!([{"name": "c"}])),
@@ -78,7 +82,12 @@ fn lists_that_the_schema_does_not_merge_are_replaced() {
 #[test]
 fn missing_merge_keys_are_refused() {
     let current = json!({"containers": [{"name": "a"}]});
-    for patch in [json!([{"image": "x"}]), json!([{"$patch": "delete"}]), json!([{"name": "a", "$patch": "merge"}]), json!(["a"])] {
+    for patch in [
+        json!([{"image": "x"}]),
+        json!([{"$patch": "delete"}]),
+        json!([{"name": "a", "$patch": "merge"}]),
+        json!(["a"]),
+    ] {
         assert!(spec(current.clone(), json!({"containers": patch.clone()})).is_err(), "{patch}");
     }
 }
@@ -96,7 +105,11 @@ fn lists_of_scalars_merge_as_sets() {
         ),
     ];
     for (current, patch, expected) in cases {
-        assert_eq!(metadata(json!({"finalizers": current}), patch.clone()).unwrap()["finalizers"], expected, "{patch}");
+        assert_eq!(
+            metadata(json!({"finalizers": current}), patch.clone()).unwrap()["finalizers"],
+            expected,
+            "{patch}"
+        );
     }
     assert!(metadata(json!({}), json!({"$deleteFromPrimitiveList/finalizers": "a"})).is_err());
 }
@@ -130,8 +143,12 @@ fn element_order() {
 #[test]
 fn retained_keys() {
     let current = json!({"volumes": [{"name": "v", "emptyDir": {}}]});
-    let patch = json!({"volumes": [{"name": "v", "$retainKeys": ["name", "configMap"], "configMap": {"name": "c"}}]});
-    assert_eq!(spec(current.clone(), patch).unwrap()["volumes"], json!([{"name": "v", "configMap": {"name": "c"}}]));
+    let patch =
+        json!({"volumes": [{"name": "v", "$retainKeys": ["name", "configMap"], "configMap": {"name": "c"}}]});
+    assert_eq!(
+        spec(current.clone(), patch).unwrap()["volumes"],
+        json!([{"name": "v", "configMap": {"name": "c"}}])
+    );
     let unlisted = json!({"volumes": [{"name": "v", "$retainKeys": ["name"], "configMap": {"name": "c"}}]});
     assert!(spec(current, unlisted).is_err());
     let deployments = kind::find("apps", "v1", "deployments").unwrap();
@@ -148,7 +165,8 @@ fn service_ports_merge_by_port() {
     let services = kind::find("", "v1", "services").unwrap();
     let current = json!({"spec": {"ports": [{"port": 80, "nodePort": 30000}, {"port": 443}]}});
     let patch = json!({"spec": {"ports": [{"port": 443, "name": "tls"}]}});
-    let expected = json!({"spec": {"ports": [{"port": 80, "nodePort": 30000}, {"port": 443, "name": "tls"}]}});
+    let expected =
+        json!({"spec": {"ports": [{"port": 80, "nodePort": 30000}, {"port": 443, "name": "tls"}]}});
     assert_eq!(apply(services, &current, &patch).unwrap(), expected);
 }
 

@@ -67,7 +67,8 @@ fn ephemeral<'a>(
             errors.push(FieldError::not_found(&path.child("targetContainerName"), target));
         }
         for field in ["ports", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "resources"] {
-            let set = at(container, field).is_some_and(|v| *v != serde_json::json!({}) && *v != serde_json::json!([]));
+            let set = at(container, field)
+                .is_some_and(|v| *v != serde_json::json!({}) && *v != serde_json::json!([]));
             if set {
                 let message = format!("cannot be set for an Ephemeral Container ({field})");
                 errors.push(FieldError::forbidden(&path.child(field), message));
@@ -111,7 +112,9 @@ fn one(container: &Value, class: Class, volumes: &Volumes<'_>, path: &Path<'_>, 
 
 fn restart_policy(container: &Value, class: Class, path: &Path<'_>, errors: &mut Errors) {
     match class {
-        Class::Init | Class::Sidecar => optional_one_of(container, "restartPolicy", &["Always"], path, errors),
+        Class::Init | Class::Sidecar => {
+            optional_one_of(container, "restartPolicy", &["Always"], path, errors)
+        }
         Class::Main if at(container, "restartPolicy").is_some() => {
             let message = "may not be set for non-init containers";
             errors.push(FieldError::forbidden(&path.child("restartPolicy"), message));

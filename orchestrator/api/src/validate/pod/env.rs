@@ -54,7 +54,8 @@ pub(super) fn env(container: &Value, path: &Path<'_>, errors: &mut Errors) {
 fn value_from(variable: &Value, source: &Value, path: &Path<'_>, errors: &mut Errors) {
     let given: Vec<&str> = SOURCES.into_iter().filter(|field| at(source, field).is_some()).collect();
     if given.is_empty() {
-        let message = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`";
+        let message =
+            "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`";
         errors.push(FieldError::invalid(path, "", message));
     } else if !text(variable, "value").is_empty() {
         errors.push(FieldError::invalid(path, "", "may not be specified when `value` is not empty"));
@@ -86,7 +87,8 @@ pub(super) fn field_ref(reference: &Value, fields: &[&str], path: &Path<'_>, err
             messages(name::qualified_name(key), field, &path, errors);
         }
         Some(_) => {
-            let message = format!("error converting fieldPath: field label does not support subscript: {field}");
+            let message =
+                format!("error converting fieldPath: field label does not support subscript: {field}");
             errors.push(FieldError::invalid(&path, field, message));
         }
         None if !fields.contains(&field) => errors.push(FieldError::not_supported(&path, field, fields)),

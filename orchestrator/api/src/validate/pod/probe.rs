@@ -45,7 +45,8 @@ pub(super) fn container(container: &Value, class: Class, path: &Path<'_>, errors
 
 fn probe(probe: &Value, which: &str, path: &Path<'_>, errors: &mut Errors) {
     handler(probe, path, errors);
-    for field in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"]
+    for field in
+        ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"]
     {
         not_negative(probe, field, path, errors);
     }

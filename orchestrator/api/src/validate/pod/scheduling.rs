@@ -33,7 +33,12 @@ pub(super) fn pod(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
     let readiness_path = path.child("readinessGates");
     for (i, gate) in list(spec, "readinessGates").iter().enumerate() {
         let condition = text(gate, "conditionType");
-        messages(name::qualified_name(condition), condition, &readiness_path.index(i).child("conditionType"), errors);
+        messages(
+            name::qualified_name(condition),
+            condition,
+            &readiness_path.index(i).child("conditionType"),
+            errors,
+        );
     }
     if let Some(affinity) = at(spec, "affinity") {
         let path = path.child("affinity");
@@ -51,7 +56,8 @@ fn toleration(toleration: &Value, path: &Path<'_>, errors: &mut Errors) {
     let (key, operator, value) =
         (text(toleration, "key"), text(toleration, "operator"), text(toleration, "value"));
     if key.is_empty() && operator != "Exists" {
-        let message = "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
+        let message =
+            "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
         errors.push(FieldError::invalid(&path.child("operator"), operator, message));
     }
     if number(toleration, "tolerationSeconds").is_some() && text(toleration, "effect") != "NoExecute" {
@@ -136,7 +142,11 @@ fn node_term(term: &Value, path: &Path<'_>, errors: &mut Errors) {
             )),
             "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt" => {}
             other => {
-                errors.push(FieldError::invalid(&path.child("operator"), other, "not a valid selector operator"));
+                errors.push(FieldError::invalid(
+                    &path.child("operator"),
+                    other,
+                    "not a valid selector operator",
+                ));
             }
         }
     }

@@ -33,9 +33,7 @@ pub(super) fn pod(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
         let path = sysctls.index(i);
         let Some(name) = required(one, "name", &path, errors) else { continue };
         if !sysctl(name) {
-            let message = format!(
-                "must have at most 253 characters and match regex {SYSCTL_FORMAT}"
-            );
+            let message = format!("must have at most 253 characters and match regex {SYSCTL_FORMAT}");
             errors.push(FieldError::invalid(&path.child("name"), name, message));
         } else if !seen.insert(name) {
             errors.push(FieldError::duplicate(&path.child("name"), name));

@@ -32,10 +32,8 @@ pub(in super::super) fn main(new: &Value, old: &Value, errors: &mut Errors) {
     only_updatable(new, old, errors);
     for (i, gate) in list(&new["spec"], "schedulingGates").iter().enumerate() {
         if !list(&old["spec"], "schedulingGates").contains(gate) {
-            let message = format!(
-                "only deletion is allowed, but found new scheduling gate '{}'",
-                text(gate, "name")
-            );
+            let message =
+                format!("only deletion is allowed, but found new scheduling gate '{}'", text(gate, "name"));
             let path = SPEC.child("schedulingGates");
             errors.push(FieldError::forbidden(&path.index(i).child("name"), message));
         }
@@ -149,11 +147,17 @@ pub(in super::super) fn ephemeral(new: &Value, old: &Value, errors: &mut Errors)
         let name = text(container, "name");
         match new_list.iter().find(|c| text(c, "name") == name) {
             None => {
-                let message = format!("existing ephemeral containers {} may not be removed\n", crate::status::quoted(name));
+                let message = format!(
+                    "existing ephemeral containers {} may not be removed\n",
+                    crate::status::quoted(name)
+                );
                 errors.push(FieldError::forbidden(&path, message));
             }
             Some(same) if same != container => {
-                let message = format!("existing ephemeral containers {} may not be changed\n", crate::status::quoted(name));
+                let message = format!(
+                    "existing ephemeral containers {} may not be changed\n",
+                    crate::status::quoted(name)
+                );
                 errors.push(FieldError::forbidden(&path, message));
             }
             Some(_) => {}

@@ -16,15 +16,8 @@ use crate::name;
 pub(super) type Volumes<'a> = BTreeSet<&'a str>;
 
 const MODE_MESSAGE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
-const HOST_PATH_TYPES: &[&str] = &[
-    "BlockDevice",
-    "CharDevice",
-    "Directory",
-    "DirectoryOrCreate",
-    "File",
-    "FileOrCreate",
-    "Socket",
-];
+const HOST_PATH_TYPES: &[&str] =
+    &["BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
 /// The pod fields that a downward API volume may show.
 const FIELDS: &[&str] =
     &["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
@@ -48,8 +41,10 @@ pub(super) fn volumes<'a>(spec: &'a Value, path: &Path<'_>, errors: &mut Errors)
 
 fn source(volume: &Value, path: &Path<'_>, errors: &mut Errors) {
     let fields = volume.as_object().into_iter().flatten();
-    let mut given: Vec<&str> =
-        fields.filter(|(key, value)| *key != "name" && !value.is_null()).map(|(key, _)| key.as_str()).collect();
+    let mut given: Vec<&str> = fields
+        .filter(|(key, value)| *key != "name" && !value.is_null())
+        .map(|(key, _)| key.as_str())
+        .collect();
     given.sort_unstable();
     let Some((kind, others)) = given.split_first() else {
         errors.push(FieldError::required(path, "must specify a volume type"));
@@ -160,7 +155,10 @@ fn projected(value: &Value, path: &Path<'_>, errors: &mut Errors) {
         let kinds = ["secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle"];
         let given: Vec<&str> = kinds.into_iter().filter(|k| at(source, k).is_some()).collect();
         for extra in given.iter().skip(1) {
-            errors.push(FieldError::forbidden(&path.child(extra), "may not specify more than 1 volume type per source"));
+            errors.push(FieldError::forbidden(
+                &path.child(extra),
+                "may not specify more than 1 volume type per source",
+            ));
         }
         for kind in given {
             let (value, path) = (&source[kind], path.child(kind));
