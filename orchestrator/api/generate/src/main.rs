@@ -1,6 +1,7 @@
-//! Writes the schema table of catamaran-api: `cargo run --manifest-path orchestrator/api/generate/Cargo.toml -- [--check]`.
+//! Writes the schema table of catamaran-api: `cargo run --manifest-path orchestrator/api/generate/Cargo.toml -- [--check | --compare FILE]`.
 //! Types and descriptions come from k8s-openapi, protobuf tags from k8s-pb, everything else from `overlay.txt`.
 
+mod compare;
 mod overlay;
 mod protobuf;
 mod roots;
@@ -13,18 +14,29 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 fn main() -> Result<()> {
-    let check = match std::env::args().nth(1).as_deref() {
-        None => false,
-        Some("--check") => true,
-        Some(other) => bail!("unknown argument {other:?}; the only one is --check"),
-    };
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let overlay = overlay::read(&here.join("overlay.txt"))?;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let types = types()?;
+    match arguments[..] {
+        [] => write(&types, false),
+        ["--check"] => write(&types, true),
+        ["--compare", file] => compare::compare(&types, Path::new(file)),
+        _ => bail!("arguments are --check, --compare FILE, or none"),
+    }
+}
+
+/// Everything that is known, from all sources.
+fn types() -> Result<schema::Types> {
+    let overlay = overlay::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("overlay.txt"))?;
     let mut types = schema::types()?;
     overlay.apply(&mut types)?;
     protobuf::tag(&mut types, &crate_source("k8s-pb")?)?;
-    let written = write::render(&types)?;
-    let out = here.join("../src/schema");
+    Ok(types)
+}
+
+fn write(types: &schema::Types, check: bool) -> Result<()> {
+    let written = write::render(types)?;
+    let out = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src/schema");
     put(&out.join("table.txt"), written.table.into_bytes(), check)?;
     put_compressed(&out.join("descriptions.bin"), written.descriptions.as_bytes(), check)
 }

@@ -33,7 +33,7 @@ pub(crate) struct Field {
 pub(crate) type Types = BTreeMap<String, Type>;
 
 /// Types with a form of their own: full name, notation.
-const SPECIAL: &[(&str, &str)] = &[
+pub(crate) const SPECIAL: &[(&str, &str)] = &[
     ("io.k8s.apimachinery.pkg.apis.meta.v1.Time", "time"),
     ("io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime", "micro"),
     ("io.k8s.apimachinery.pkg.apis.meta.v1.FieldsV1", "fields"),
