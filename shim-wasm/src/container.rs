@@ -16,16 +16,15 @@ use tokio_util::sync::CancellationToken;
 use crate::cpu::CpuMeter;
 use crate::engine::Isolation;
 use crate::guest::{Access, GuestTemplate, Preopen};
+use crate::host::Shared;
 use crate::http::{HttpPod, front};
 use crate::memory::MemoryAccount;
 use crate::net::GuestNetwork;
 use crate::net::client::Outgoing;
 use crate::outcome::{self, now_ms};
 use crate::output::ContainerOutput;
-use crate::program::{Program, Programs};
-use crate::runtimes::Runtimes;
+use crate::program::Program;
 use crate::stdin::GuestInput;
-use crate::ticker::Ticker;
 
 /// Port of an HTTP component that names none.
 const DEFAULT_PORT: u16 = 80;
@@ -66,25 +65,19 @@ fn failed(step: &str, error: &dyn std::error::Error) -> TaskError {
 
 impl Container {
     /// Loads and links the program and prepares all that instances are made from.
-    pub(crate) fn create(
-        spec: ContainerSpec,
-        isolation: Isolation,
-        programs: &Programs,
-        ticker: &Arc<Ticker>,
-    ) -> Result<Arc<Self>, TaskError> {
+    pub(crate) fn create(spec: ContainerSpec, host: &Shared) -> Result<Arc<Self>, TaskError> {
         let wasm = spec.wasm.clone().ok_or_else(|| {
             TaskError::InvalidArgument(format!(
                 "{} is not a wasm container: it has no `wasm` part",
                 spec.id.0
             ))
         })?;
-        let program = programs.load(&wasm.compiled).map_err(|e| failed("load the program", &e))?;
-        let template = Arc::new(template(&spec, &wasm, isolation)?);
-        let http = program.entry.is_http().then(|| {
-            let (program, template, ticker) =
-                (Arc::clone(&program), Arc::clone(&template), Arc::clone(ticker));
-            HttpPod::new(program, template, ticker, &wasm.instance, wasm.request_timeout_seconds)
-        });
+        let program = host.programs.load(&wasm.compiled).map_err(|e| failed("load the program", &e))?;
+        let template = Arc::new(template(&spec, &wasm, host.isolation)?);
+        let http = program
+            .entry
+            .is_http()
+            .then(|| HttpPod::new(Arc::clone(&program), Arc::clone(&template), host, &wasm));
         let killed = http.as_ref().map_or_else(CancellationToken::new, |pod| pod.killed.clone());
         let standing = Standing {
             state: State::Created,
@@ -94,7 +87,7 @@ impl Container {
         };
         Ok(Arc::new(Self {
             spec,
-            isolation,
+            isolation: host.isolation,
             wasm,
             program,
             template,
@@ -160,8 +153,7 @@ impl Container {
     /// Starts the program; `ended` hears of its end.
     pub(crate) fn start(
         self: &Arc<Self>,
-        runtimes: &Runtimes,
-        ticker: &Arc<Ticker>,
+        host: &Shared,
         ended: impl FnOnce(Exit) + Send + 'static,
     ) -> Result<ContainerStatus, TaskError> {
         let mut standing = self.standing();
@@ -185,7 +177,7 @@ impl Container {
                     }
                 };
                 let pod = Arc::clone(pod);
-                runtimes.service().spawn(async move {
+                host.runtimes.service().spawn(async move {
                     front::serve(Arc::clone(&pod), listeners).await;
                     let code = if pod.killed.is_cancelled() { outcome::KILLED_CODE } else { 0 };
                     container.finish(outcome::exit(code, ExitReason::Exited, None), ended);
@@ -193,8 +185,13 @@ impl Container {
             }
             None => {
                 let (program, template) = (Arc::clone(&self.program), Arc::clone(&self.template));
-                let running = crate::command::run(program, template, Arc::clone(ticker), self.killed.clone());
-                runtimes.bulk().spawn(async move { container.finish(running.await, ended) });
+                let running = crate::command::run(
+                    program,
+                    template,
+                    Arc::clone(host.engines.ticker()),
+                    self.killed.clone(),
+                );
+                host.runtimes.bulk().spawn(async move { container.finish(running.await, ended) });
             }
         }
         standing.state = State::Running;

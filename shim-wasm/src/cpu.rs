@@ -16,6 +16,11 @@ use crate::ticker::Ticker;
 /// What may be used at once after a pause, as time at the limit's rate.
 const BURST: Duration = Duration::from_millis(20);
 
+/// How often a container is judged, nanoseconds.
+const WINDOW: u64 = 250_000_000;
+/// CPUs above which it counts as computing.
+const HEAVY_SHARE: f64 = 0.5;
+
 /// Tokens are nanoseconds of CPU time. A pure function of its calls.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Bucket {
@@ -54,13 +59,40 @@ impl Bucket {
 pub(crate) struct CpuMeter {
     used: AtomicU64,
     bucket: Mutex<Option<Bucket>>,
+    recent: Mutex<Recent>,
     started: Instant,
+}
+
+/// How much was used lately, to tell programs that compute from those that answer.
+#[derive(Clone, Copy, Debug, Default)]
+struct Recent {
+    /// Nanoseconds on the meter's clock.
+    since: u64,
+    used_then: u64,
+    heavy: bool,
+}
+
+impl Recent {
+    /// Judges anew once a window is over.
+    fn look(&mut self, now: u64, used: u64) -> bool {
+        let elapsed = now.saturating_sub(self.since);
+        if elapsed >= WINDOW {
+            let share = used.saturating_sub(self.used_then) as f64 / elapsed as f64;
+            *self = Self { since: now, used_then: used, heavy: share > HEAVY_SHARE };
+        }
+        self.heavy
+    }
 }
 
 impl CpuMeter {
     /// `cpus`: the limit, `None` for none.
     pub(crate) fn new(cpus: Option<f64>) -> Arc<Self> {
-        let meter = Self { used: AtomicU64::new(0), bucket: Mutex::new(None), started: Instant::now() };
+        let meter = Self {
+            used: AtomicU64::new(0),
+            bucket: Mutex::new(None),
+            recent: Mutex::default(),
+            started: Instant::now(),
+        };
         meter.set_limit(cpus);
         Arc::new(meter)
     }
@@ -73,6 +105,11 @@ impl CpuMeter {
     /// CPU time used so far, nanoseconds.
     pub(crate) fn used(&self) -> u64 {
         self.used.load(Relaxed)
+    }
+
+    /// Whether it has lately used much of a CPU.
+    pub(crate) fn is_heavy(&self) -> bool {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner).look(self.now(), self.used())
     }
 
     fn now(&self) -> u64 {
@@ -160,6 +197,15 @@ mod tests {
             let share = used as f64 / now as f64;
             assert!((share - rate).abs() < tolerance, "{share} of {rate}");
         }
+    }
+
+    #[test]
+    fn who_computes_is_heavy_until_it_stops() {
+        let mut recent = Recent::default();
+        assert!(!recent.look(100 * MS, 100 * MS));
+        assert!(recent.look(300 * MS, 200 * MS));
+        assert!(recent.look(400 * MS, 200 * MS));
+        assert!(!recent.look(600 * MS, 200 * MS));
     }
 
     #[test]

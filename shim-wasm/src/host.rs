@@ -25,14 +25,19 @@ const EXITS_KEPT: usize = 16_384;
 
 /// A wasm host: all its containers.
 pub struct WasmHost {
-    isolation: Isolation,
-    programs: Programs,
-    engines: Arc<Engines>,
-    runtimes: Runtimes,
+    shared: Shared,
     fds: Arc<FdTable>,
     containers: Mutex<BTreeMap<ContainerId, Arc<Container>>>,
     exits: Arc<Exits>,
     stop: CancellationToken,
+}
+
+/// What all containers of a host use.
+pub(crate) struct Shared {
+    pub(crate) isolation: Isolation,
+    pub(crate) programs: Programs,
+    pub(crate) engines: Arc<Engines>,
+    pub(crate) runtimes: Runtimes,
 }
 
 /// The list of exits.
@@ -62,11 +67,14 @@ impl WasmHost {
     /// A host in this process; must be called within a tokio runtime, on which requests are served.
     pub fn new(isolation: Isolation, fds: Arc<FdTable>) -> std::io::Result<Arc<Self>> {
         let engines = Arc::new(Engines::new(isolation));
-        Ok(Arc::new(Self {
+        let shared = Shared {
             isolation,
             programs: Programs::new(Arc::clone(&engines)),
             engines,
             runtimes: Runtimes::new(tokio::runtime::Handle::current())?,
+        };
+        Ok(Arc::new(Self {
+            shared,
             fds,
             containers: Mutex::default(),
             exits: Arc::new(Exits { list: Mutex::default(), last: watch::Sender::new(0) }),
@@ -101,7 +109,7 @@ impl WasmHost {
         if self.lock().contains_key(&id) {
             return Err(TaskError::AlreadyExists(format!("container {}", id.0)));
         }
-        let container = Container::create(spec, self.isolation, &self.programs, self.engines.ticker())?;
+        let container = Container::create(spec, &self.shared)?;
         let status = container.status();
         match self.lock().entry(id) {
             std::collections::btree_map::Entry::Vacant(place) => {
@@ -134,8 +142,8 @@ impl Pods for WasmHost {
 
     async fn start(&self, id: &ContainerId) -> Result<ContainerStatus, TaskError> {
         // Sockets belong to the runtime that serves them, whichever called.
-        let _service = self.runtimes.service().enter();
-        self.find(id)?.start(&self.runtimes, self.engines.ticker(), self.on_exit(id))
+        let _service = self.shared.runtimes.service().enter();
+        self.find(id)?.start(&self.shared, self.on_exit(id))
     }
 
     async fn kill(&self, id: &ContainerId, signal: i32) -> Result<(), TaskError> {

@@ -6,20 +6,24 @@ mod p2;
 mod p3;
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
-use catamaran_task::spec::InstancePolicy;
+use catamaran_task::spec::{InstancePolicy, WasmSpec};
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use wasmtime::PoolConcurrencyLimitError;
 use wasmtime_wasi_http::WasiBody;
 
 use crate::guest::GuestTemplate;
+use crate::host::Shared;
 use crate::outcome;
 use crate::program::{Entry, Program};
 use crate::ticker::Ticker;
@@ -38,6 +42,7 @@ pub(crate) struct HttpPod {
     program: Arc<Program>,
     template: Arc<GuestTemplate>,
     ticker: Arc<Ticker>,
+    bulk: Handle,
     reuse: Reuse,
     request_time: Duration,
     permits: Arc<Semaphore>,
@@ -96,10 +101,10 @@ impl HttpPod {
     pub(crate) fn new(
         program: Arc<Program>,
         template: Arc<GuestTemplate>,
-        ticker: Arc<Ticker>,
-        policy: &InstancePolicy,
-        request_seconds: Option<u32>,
+        host: &Shared,
+        wasm: &WasmSpec,
     ) -> Arc<Self> {
+        let (policy, request_seconds) = (&wasm.instance, wasm.request_timeout_seconds);
         let reuse = match policy {
             InstancePolicy::Fresh => Reuse { max: 1, concurrency: 1, idle: Duration::ZERO },
             InstancePolicy::Reuse { max, concurrency, idle_seconds } => Reuse {
@@ -111,7 +116,8 @@ impl HttpPod {
         Arc::new(Self {
             program,
             template,
-            ticker,
+            ticker: Arc::clone(host.engines.ticker()),
+            bulk: host.runtimes.bulk().clone(),
             reuse,
             request_time: request_seconds
                 .map_or(REQUEST_TIME, |seconds| Duration::from_secs(u64::from(seconds))),
@@ -152,6 +158,14 @@ impl HttpPod {
             Entry::Http3(pre) => p3::answer(self, pre, request, permit).await,
             _ => Err(Failure::Host),
         }
+    }
+
+    /// Runs a guest: beside the others, or with lower priority where the container lately computed much.
+    fn spawn<F>(&self, guest: F) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        if self.template.cpu.is_heavy() { self.bulk.spawn(guest) } else { tokio::spawn(guest) }
     }
 
     /// A place among the running requests; a short queue, then no.

@@ -74,7 +74,7 @@ pub(super) async fn answer(
         view.new_incoming_request(Scheme::Http, request).map_err(|e| Failure::Invalid(format!("{e:#}")))?;
     let outparam = view.new_response_outparam(sender).map_err(|e| pod.failed(&e))?;
     let call = Call { pod: Arc::clone(pod), pre: pre.clone(), sandbox, incoming, outparam };
-    let task = tokio::spawn(async move {
+    let task = pod.spawn(async move {
         let ended = call.run().await;
         drop(permit);
         ended

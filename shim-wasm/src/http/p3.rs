@@ -111,8 +111,9 @@ fn start(pod: &Arc<HttpPod>, pre: &ServicePre<Guest>) -> Arc<Worker> {
         taken: AtomicU32::new(0),
         dropped: dropped.clone(),
     });
-    let (pod, pre, weak) = (Arc::clone(pod), pre.clone(), Arc::downgrade(&worker));
-    tokio::spawn(async move {
+    let (inside, pre, weak) = (Arc::clone(pod), pre.clone(), Arc::downgrade(&worker));
+    pod.spawn(async move {
+        let pod = inside;
         let inside = Arc::clone(&pod);
         let guest = async move { serve(&inside, &pre, queue, weak).await };
         let metered = Metered::new(guest, &pod.template.cpu, &pod.ticker);

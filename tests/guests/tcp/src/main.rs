@@ -19,7 +19,9 @@ async fn main() -> io::Result<()> {
                 let _ = serve(listener).await;
             })
             .detach();
-            call(word(1), word(2)).await
+            call(word(1), word(2)).await?;
+            // The runtime would wait for the server, too.
+            std::process::exit(0)
         }
         other => {
             eprintln!("unknown: {other}");
