@@ -7,6 +7,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+/// Annotation of a runtime specification without `linux.seccomp`: whether the shim's default profile
+/// holds (it does when the annotation is missing).
+pub const SECCOMP_ANNOTATION: &str = "catamaran.dev/seccomp";
+/// Value of [`SECCOMP_ANNOTATION`]: no profile at all.
+pub const SECCOMP_UNCONFINED: &str = "unconfined";
+
 /// Name of a container, unique on the node for as long as the shim remembers it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]

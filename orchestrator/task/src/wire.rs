@@ -118,7 +118,6 @@ impl Connection {
         Ok(Self { client: Client::new(Socket::from(stream)) })
     }
 
-
     /// Calls `method` of our own service.
     pub(crate) async fn call<A: DeserializeOwned>(
         &self,

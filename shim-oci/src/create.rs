@@ -1,0 +1,195 @@
+//! Sets a container up to the gate. Each thing is on record before it is made, so that a worker that is
+//! killed in between leaves nothing that its successor would not find and clean away.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use catamaran_task::pods::TaskError;
+use catamaran_task::spec::{ContainerSpec, Output, Rootfs};
+use oci_spec::runtime::{Linux, Spec};
+
+use crate::cgroup::Cgroup;
+use crate::container::Container;
+use crate::exec::describe;
+use crate::exits::Identity;
+use crate::launch::capability::Sets;
+use crate::launch::compile::{self, Parts};
+use crate::launch::plan::{Op, Plan};
+use crate::launch::{self, Launched};
+use crate::shim::{self, Shim};
+use crate::state::{Directory, Phase, Record};
+use crate::stdio;
+
+/// The container at its gate, and its terminal. Blocks for a millisecond or two.
+pub(crate) fn create(
+    shim: &Shim,
+    mut spec: ContainerSpec,
+) -> Result<(Arc<Container>, Option<OwnedFd>), TaskError> {
+    complete(&mut spec.runtime_spec);
+    let cgroup = shim::make_cgroup(shim, &spec)?;
+    let directory = shim.root.container(&spec.id);
+    directory.create().map_err(|e| failed(&spec, "make its directory", &e))?;
+    match set_up(shim, &spec, &cgroup, &directory) {
+        Ok((plan, launched, record)) => {
+            let mut container = Container::new(spec, cgroup, directory, record);
+            container.last_steps = last_steps(&plan);
+            let terminal = launched.terminal;
+            {
+                let mut held = container.held();
+                held.pidfd = Some(Arc::new(launched.pidfd));
+                held.gate = Some(launched.gate);
+                held.stdin_holder = plan.stdin_holder;
+            }
+            Ok((Arc::new(container), terminal))
+        }
+        Err(error) => {
+            clean_up(shim, &spec, &cgroup, &directory);
+            Err(error)
+        }
+    }
+}
+
+fn failed(spec: &ContainerSpec, what: &str, error: &dyn std::error::Error) -> TaskError {
+    TaskError::Failed(format!("create {}: {what}: {}", spec.id.0, describe(error)))
+}
+
+/// A plan with what must stay open beside it.
+struct Made {
+    plan: Plan,
+    stdin_holder: Option<OwnedFd>,
+}
+
+fn set_up(
+    shim: &Shim,
+    spec: &ContainerSpec,
+    cgroup: &Cgroup,
+    directory: &Directory,
+) -> Result<(Made, Launched, Record), TaskError> {
+    let mut record = Record {
+        phase: Phase::Creating,
+        process: None,
+        started_at_ms: None,
+        exit: None,
+        sequence: None,
+        cgroup: shim::cgroup_path(spec),
+        boot: shim.root.boot.clone(),
+    };
+    let write =
+        |record: &Record| directory.write_record(record).map_err(|e| failed(spec, "write its state", &e));
+    directory.write_spec(spec).map_err(|e| failed(spec, "write its specification", &e))?;
+    write(&record)?;
+    let resources = spec.runtime_spec.linux().as_ref().and_then(|l| l.resources().as_ref());
+    cgroup.create(resources).map_err(|e| failed(spec, "its cgroup", &e))?;
+    make_scratch(&spec.rootfs).map_err(|e| failed(spec, "make its scratch directories", &e))?;
+    let made = compile_plan(shim, spec, cgroup, directory)?;
+    let launched =
+        launch::launch(&made.plan).map_err(|e| TaskError::Failed(format!("create {}: {e}", spec.id.0)))?;
+    record.process = Some(Identity::of(launched.pid).map_err(|e| failed(spec, "look at its process", &e))?);
+    record.phase = Phase::Created;
+    write(&record)?;
+    hand_to_keeper(shim, spec, directory, &made, &launched)
+        .map_err(|e| failed(spec, "tell the keeper", &e))?;
+    Ok((made, launched, record))
+}
+
+fn compile_plan(
+    shim: &Shim,
+    spec: &ContainerSpec,
+    cgroup: &Cgroup,
+    directory: &Directory,
+) -> Result<Made, TaskError> {
+    let invalid = |e: compile::Invalid| TaskError::InvalidArgument(format!("create {}: {e}", spec.id.0));
+    let Some(process) = spec.runtime_spec.process() else {
+        return Err(TaskError::InvalidArgument(format!("create {}: no process", spec.id.0)));
+    };
+    let owner = (process.user().uid(), process.user().gid());
+    let terminal = process.terminal() == Some(true);
+    let prepared = stdio::prepare(directory.path(), &spec.output, &spec.stdin, owner, terminal)
+        .map_err(|e| failed(spec, "open its input and output", &e))?;
+    let capabilities = Sets::new(process.capabilities().as_ref(), shim.capability_limit);
+    let filters = shim.filters(&spec.runtime_spec, capabilities)?;
+    let joining = cgroup.joining().map_err(|e| failed(spec, "its cgroup", &e))?;
+    let parts =
+        Parts { rootfs: &spec.rootfs, joining, stdio: prepared.stdio, capabilities, filters: &filters };
+    let plan = compile::container(&spec.runtime_spec, parts).map_err(invalid)?;
+    Ok(Made { plan, stdin_holder: prepared.stdin_holder })
+}
+
+/// What must outlive this worker.
+fn hand_to_keeper(
+    shim: &Shim,
+    spec: &ContainerSpec,
+    directory: &Directory,
+    made: &Made,
+    launched: &Launched,
+) -> std::io::Result<()> {
+    let store = |what: &str, fd: &OwnedFd| shim.custody.store(&spec.id.0, what, fd);
+    match &launched.terminal {
+        Some(terminal) => store("terminal", terminal)?,
+        None if matches!(spec.output, Output::CriLog(_)) => {
+            for name in [stdio::STDOUT, stdio::STDERR] {
+                store(name, &stdio::open_reader(&directory.path().join(name))?)?;
+            }
+        }
+        None => {}
+    }
+    if let Some(holder) = &made.stdin_holder {
+        store(stdio::STDIN, holder)?;
+    }
+    // Last: a successor that finds the gate finds the rest as well.
+    store("gate", launched.gate.fd())
+}
+
+/// Steps from the gate on in words: an error in them comes when the plan is gone.
+fn last_steps(made: &Made) -> Vec<(u16, String)> {
+    let steps = made.plan.ops.iter().enumerate();
+    let last = steps.skip_while(|(_, op)| !matches!(op, Op::Gate));
+    last.filter_map(|(number, op)| Some((u16::try_from(number).ok()?, op.describe(0)))).collect()
+}
+
+fn make_scratch(rootfs: &Rootfs) -> std::io::Result<()> {
+    let Rootfs::Overlay { scratch, .. } = rootfs else { return Ok(()) };
+    for name in ["upper", "work", "rootfs"] {
+        match fs::create_dir(scratch.join(name)) {
+            Err(e) if e.kind() == ErrorKind::NotFound => fs::create_dir_all(scratch.join(name))?,
+            Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e),
+            _ => {}
+        }
+    }
+    remove_volatile_mark(&scratch.join("work"))
+}
+
+/// An overlay mounted `volatile` refuses its directories after a use that was not its first.
+fn remove_volatile_mark(work: &Path) -> std::io::Result<()> {
+    match fs::remove_dir_all(work.join("work/incompat")) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn clean_up(shim: &Shim, spec: &ContainerSpec, cgroup: &Cgroup, directory: &Directory) {
+    shim.custody.drop_all(&spec.id.0);
+    cgroup.kill();
+    if let Err(e) = cgroup.remove() {
+        tracing::warn!(container = spec.id.0, error = %e, "remove the cgroup of a failed creation");
+    }
+    shim::remove_scratch(spec);
+    if let Err(e) = directory.remove() {
+        tracing::warn!(container = spec.id.0, error = %e, "remove the directory of a failed creation");
+    }
+}
+
+/// Paths are hidden unless the specification says which (an empty list: none).
+fn complete(spec: &mut Spec) {
+    use oci_spec::runtime::{get_default_maskedpaths, get_default_readonly_paths};
+    let linux = spec.linux_mut().get_or_insert_with(Linux::default);
+    if linux.masked_paths().is_none() {
+        linux.set_masked_paths(Some(get_default_maskedpaths()));
+    }
+    if linux.readonly_paths().is_none() {
+        linux.set_readonly_paths(Some(get_default_readonly_paths()));
+    }
+}

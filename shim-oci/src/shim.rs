@@ -1,0 +1,572 @@
+//! The verbs of the task contract on Linux containers.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs;
+use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use catamaran_task::pods::{ExecSpec, ExitEvent, Pods, TaskError};
+use catamaran_task::spec::{ContainerId, ContainerSpec, Rootfs, SECCOMP_ANNOTATION, SECCOMP_UNCONFINED};
+use catamaran_task::status::{ContainerStats, ContainerStatus, Exit};
+use oci_spec::runtime::{LinuxResources, Spec};
+use rustix::process::{Signal, pidfd_send_signal};
+use tokio::io::Interest;
+use tokio::sync::{Notify, Semaphore, watch};
+
+use crate::adopt;
+use crate::cgroup::{Cgroup, Layout};
+use crate::container::Container;
+use crate::create;
+use crate::custody::Custody;
+use crate::exec::{self, ExecProcess, describe};
+use crate::exits::{Ended, Exits, Identity, Status, now_ms};
+use crate::launch::capability::{self, Sets};
+use crate::launch::seccomp::{Cache, Programs};
+use crate::launch::{Gate, LaunchError};
+use crate::pump;
+use crate::state::{Phase, Root};
+
+/// Exits that are remembered for `exits`.
+const REMEMBERED: usize = 8_192;
+/// How long `exits` waits for the first.
+const LONG_POLL: Duration = Duration::from_secs(30);
+/// Containers set up at a time: more only wait for each other in the kernel.
+const PARALLEL: usize = 8;
+
+/// All that the worker knows.
+pub(crate) struct Shim {
+    pub root: Root,
+    pub layout: Arc<Layout>,
+    pub custody: Custody,
+    pub exits: Exits,
+    /// Capabilities that this node's root has.
+    pub capability_limit: u64,
+    keeper: u32,
+    filters: Cache,
+    containers: Mutex<BTreeMap<ContainerId, Entry>>,
+    parallel: Semaphore,
+    sequence: Mutex<u64>,
+    events: Mutex<VecDeque<ExitEvent>>,
+    newest: watch::Sender<u64>,
+    shutdown: Notify,
+}
+
+#[derive(Clone)]
+enum Entry {
+    /// The name is taken, the container not there yet.
+    Reserved,
+    Known(Arc<Container>),
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No code under these locks can panic half-way through a change.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shim {
+    pub(crate) fn new(root: Root, layout: Arc<Layout>, custody: Custody, keeper: u32) -> Self {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        Self {
+            exits: Exits::new(root.exits()),
+            capability_limit: capability::own_limit(&status),
+            sequence: Mutex::new(root.last_sequence()),
+            root,
+            layout,
+            custody,
+            keeper,
+            filters: Cache::default(),
+            containers: Mutex::default(),
+            parallel: Semaphore::new(PARALLEL),
+            events: Mutex::default(),
+            newest: watch::Sender::new(0),
+            shutdown: Notify::new(),
+        }
+    }
+
+    pub(crate) async fn shutdown_asked(&self) {
+        self.shutdown.notified().await;
+    }
+
+    pub(crate) fn insert(&self, container: Arc<Container>) {
+        lock(&self.containers).insert(container.spec.id.clone(), Entry::Known(container));
+    }
+
+    fn find(&self, id: &ContainerId) -> Result<Arc<Container>, TaskError> {
+        match lock(&self.containers).get(id) {
+            Some(Entry::Known(container)) => Ok(Arc::clone(container)),
+            _ => Err(TaskError::NotFound(format!("container {}", id.0))),
+        }
+    }
+
+    fn select(&self, ids: &[ContainerId]) -> Vec<Arc<Container>> {
+        let containers = lock(&self.containers);
+        let known = |entry: &Entry| match entry {
+            Entry::Known(container) => Some(Arc::clone(container)),
+            Entry::Reserved => None,
+        };
+        if ids.is_empty() {
+            return containers.values().filter_map(known).collect();
+        }
+        ids.iter().filter_map(|id| containers.get(id)).filter_map(known).collect()
+    }
+
+    /// Filter programs for a process of a container with this specification.
+    pub(crate) fn filters(&self, spec: &Spec, capabilities: Sets) -> Result<Programs, TaskError> {
+        let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+        let annotation = spec.annotations().as_ref().and_then(|a| a.get(SECCOMP_ANNOTATION));
+        let programs = match (profile, annotation.map(String::as_str)) {
+            (Some(profile), _) => self.filters.get(profile),
+            (None, Some(SECCOMP_UNCONFINED)) => Ok(Programs::default()),
+            (None, _) => self.filters.default_profile(capabilities.bounding),
+        };
+        programs.map_err(|e| TaskError::InvalidArgument(e.to_string()))
+    }
+
+    /// The next number of the list of exits; on disk before it is used.
+    pub(crate) fn next_sequence(&self) -> u64 {
+        let mut sequence = lock(&self.sequence);
+        *sequence += 1;
+        if let Err(e) = self.root.set_last_sequence(*sequence) {
+            tracing::error!(error = %e, "write the sequence of exits");
+        }
+        *sequence
+    }
+
+    /// Puts an exit on the list.
+    pub(crate) fn announce(&self, sequence: u64, id: &ContainerId, exit: &Exit) {
+        let event = ExitEvent { sequence, id: id.clone(), exit: exit.clone() };
+        {
+            let mut events = lock(&self.events);
+            let at = events.partition_point(|known| known.sequence < sequence);
+            events.insert(at, event);
+            if events.len() > REMEMBERED {
+                events.pop_front();
+            }
+        }
+        self.newest.send_if_modified(|newest| {
+            let newer = sequence > *newest;
+            *newest = (*newest).max(sequence);
+            newer
+        });
+    }
+
+    /// Waits for the end of a process: from the keeper's records where it is the keeper's child, else
+    /// (an earlier keeper was killed) from the kernel.
+    pub(crate) async fn end_of(&self, process: Identity, pidfd: Option<Arc<OwnedFd>>) -> Ended {
+        let recorded = self.exits.wait_for(process);
+        if process.parent() == self.keeper {
+            return recorded.await.unwrap_or_else(|_| Ended::now(Status::Unknown));
+        }
+        // Gone: then the keeper's record, if there is one, was complete before.
+        if let Some(ended) = self.exits.recorded(process) {
+            return ended;
+        }
+        let pidfd = pidfd.and_then(|fd| fd.try_clone().ok());
+        let Some(watched) = pidfd.and_then(|fd| pump::watch(fd, Interest::READABLE).ok()) else {
+            return Ended::now(Status::Unknown);
+        };
+        // An error would mean that it cannot be watched; then it counts as lost.
+        let _ = watched.readable().await.map(|mut guard| guard.retain_ready());
+        for _ in 0..20 {
+            let ended = adopt::end_by_pidfd(watched.get_ref());
+            if ended.status != Status::Unknown {
+                return ended;
+            }
+            // Not reaped by its new parent yet.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ended::now(Status::Unknown)
+    }
+
+    async fn create_one(self: Arc<Self>, spec: ContainerSpec) -> Result<ContainerStatus, TaskError> {
+        let id = spec.id.clone();
+        self.reserve(&id)?;
+        let shim = Arc::clone(&self);
+        let made = match self.parallel.acquire().await {
+            Ok(_permit) => blocking(move || create::create(&shim, spec)).await,
+            Err(_) => Err(TaskError::Unavailable("the shim is ending".into())),
+        };
+        match made {
+            Ok((container, terminal)) => {
+                container.start_pumps(terminal);
+                self.insert(Arc::clone(&container));
+                if let Some(process) = container.record().process {
+                    container.watch_end(&self, process);
+                }
+                Ok(container.status())
+            }
+            Err(error) => {
+                lock(&self.containers).remove(&id);
+                Err(error)
+            }
+        }
+    }
+
+    fn reserve(&self, id: &ContainerId) -> Result<(), TaskError> {
+        if !crate::state::is_valid(&id.0) {
+            return Err(TaskError::InvalidArgument(format!(
+                "the container name {:?}: 1 to 128 letters, digits, '-', '_', '.', beginning with a letter or digit",
+                id.0
+            )));
+        }
+        let mut containers = lock(&self.containers);
+        if containers.contains_key(id) {
+            return Err(TaskError::AlreadyExists(format!("container {}", id.0)));
+        }
+        containers.insert(id.clone(), Entry::Reserved);
+        Ok(())
+    }
+
+    async fn start_one(self: Arc<Self>, container: Arc<Container>) -> Result<ContainerStatus, TaskError> {
+        let _one_at_a_time = container.changes.lock().await;
+        let phase = container.record().phase;
+        if phase != Phase::Created {
+            return Err(TaskError::FailedPrecondition(format!(
+                "container {} is {}, only a created one can be started",
+                container.name(),
+                phase.words()
+            )));
+        }
+        let gate = container.held().gate.take();
+        let Some(gate) = gate else {
+            return Err(TaskError::Failed(format!("container {} has lost its gate", container.name())));
+        };
+        container.change(|record| record.phase = Phase::Starting)?;
+        let opener = Arc::clone(&container);
+        blocking(move || Ok(release(&opener, &gate))).await??;
+        self.custody.drop_one(container.name(), "gate");
+        Ok(container.status())
+    }
+
+    /// Opens the gate of a container whose start a killed worker had begun.
+    pub(crate) fn release_adopted(self: &Arc<Self>, container: &Arc<Container>, gate: Gate) {
+        let (shim, container) = (Arc::clone(self), Arc::clone(container));
+        tokio::spawn(async move {
+            let _one_at_a_time = container.changes.lock().await;
+            let opener = Arc::clone(&container);
+            if let Err(e) = blocking(move || Ok(release(&opener, &gate))).await.flatten() {
+                tracing::warn!(container = container.name(), error = %e, "finish its start");
+            }
+            shim.custody.drop_one(container.name(), "gate");
+        });
+    }
+
+    async fn delete_one(self: Arc<Self>, container: Arc<Container>) -> Result<(), TaskError> {
+        let phase = container.record().phase;
+        match phase {
+            Phase::Exited => {}
+            Phase::Created => {
+                send_signal(&container, libc::SIGKILL)?;
+                self.wait_one(&container).await?;
+            }
+            Phase::Creating | Phase::Starting | Phase::Running => {
+                return Err(TaskError::FailedPrecondition(format!(
+                    "container {} is {}; kill it first",
+                    container.name(),
+                    phase.words()
+                )));
+            }
+        }
+        let _one_at_a_time = container.changes.lock().await;
+        let gone = Arc::clone(&container);
+        blocking(move || {
+            let failed = |what: &str, e: &dyn std::error::Error| {
+                TaskError::Failed(format!("delete {}: {what}: {}", gone.name(), describe(e)))
+            };
+            gone.cgroup.remove().map_err(|e| failed("its cgroup", &e))?;
+            remove_scratch(&gone.spec);
+            gone.directory.remove().map_err(|e| failed("its directory", &e))
+        })
+        .await?;
+        self.custody.drop_all(container.name());
+        lock(&self.containers).remove(&container.spec.id);
+        Ok(())
+    }
+
+    async fn wait_one(&self, container: &Container) -> Result<Exit, TaskError> {
+        let mut record = container.subscribe();
+        let ended = record.wait_for(|record| record.exit.is_some()).await;
+        let exit = ended.ok().and_then(|record| record.exit.clone());
+        exit.ok_or_else(|| TaskError::NotFound(format!("container {}", container.name())))
+    }
+
+    fn find_exec(&self, id: &ContainerId, exec_id: &str) -> Result<Arc<ExecProcess>, TaskError> {
+        let container = self.find(id)?;
+        let found = container.held().execs.get(exec_id).cloned();
+        found.ok_or_else(|| TaskError::NotFound(format!("process {exec_id} of container {}", id.0)))
+    }
+
+    async fn exec_one(self: Arc<Self>, container: Arc<Container>, exec: ExecSpec) -> Result<u32, TaskError> {
+        exec::check_id(&exec.exec_id)?;
+        if container.record().phase != Phase::Running {
+            return Err(TaskError::FailedPrecondition(format!(
+                "container {} is {}, not running",
+                container.name(),
+                container.record().phase.words()
+            )));
+        }
+        if container.held().execs.contains_key(&exec.exec_id) {
+            return Err(TaskError::AlreadyExists(format!("process {}", exec.exec_id)));
+        }
+        let (shim, inside, asked) = (Arc::clone(&self), Arc::clone(&container), exec.clone());
+        let (launched, holder) = blocking(move || exec::launch(&shim, &inside, &asked)).await?;
+        let gate = launched.gate;
+        let launched =
+            exec::Registered { pid: launched.pid, pidfd: launched.pidfd, terminal: launched.terminal };
+        let pid = exec::register(&self, &container, &exec, launched, holder)?;
+        let name = exec.process.args().as_ref().and_then(|a| a.first().cloned()).unwrap_or_default();
+        let opened = blocking(move || Ok(gate.open(|_, _| format!("run {name:?}")))).await?;
+        match opened {
+            Ok(()) => Ok(pid),
+            Err(e) => {
+                container.held().execs.remove(&exec.exec_id);
+                container.directory.remove_exec(&exec.exec_id);
+                Err(TaskError::Failed(format!("exec in {}: {e}", container.name())))
+            }
+        }
+    }
+}
+
+/// Opens a gate and puts down what came of it.
+fn release(container: &Container, gate: &Gate) -> Result<(), TaskError> {
+    let step_of = |step: u16, _part: u16| {
+        let known = container.last_steps.iter().find(|(number, _)| *number == step);
+        known.map_or_else(|| "run the program".to_owned(), |(_, text)| text.clone())
+    };
+    match gate.open(step_of) {
+        Ok(()) => {
+            container.change(|record| {
+                record.phase = Phase::Running;
+                record.started_at_ms = Some(now_ms());
+            })?;
+            Ok(())
+        }
+        Err(error) => {
+            container.held().failure = Some((error.exit_code(), error.to_string()));
+            Err(start_error(container, &error))
+        }
+    }
+}
+
+fn start_error(container: &Container, error: &LaunchError) -> TaskError {
+    TaskError::Failed(format!("start {}: {error}", container.name()))
+}
+
+/// Where a container's control group is, when its specification does not say.
+pub(crate) fn cgroup_path(spec: &ContainerSpec) -> String {
+    let linux = spec.runtime_spec.linux().as_ref();
+    let given = linux.and_then(|l| l.cgroups_path().as_ref()).and_then(|p| p.to_str());
+    let given = given.map(|path| path.trim_matches('/')).filter(|path| !path.is_empty());
+    given.map_or_else(|| format!("catamaran/{}/{}", spec.sandbox.0, spec.id.0), str::to_owned)
+}
+
+/// Removes what the shim made in the container's scratch directory.
+pub(crate) fn remove_scratch(spec: &ContainerSpec) {
+    let Rootfs::Overlay { scratch, .. } = &spec.rootfs else { return };
+    for directory in ["rootfs", "work", "upper"] {
+        match fs::remove_dir_all(scratch.join(directory)) {
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                tracing::warn!(container = spec.id.0, directory, error = %e, "remove its scratch directory");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Runs what blocks outside the reactor's threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, TaskError> + Send + 'static,
+) -> Result<T, TaskError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(e) => Err(TaskError::Failed(format!("the call ended abnormally: {e}"))),
+    }
+}
+
+fn signal(number: i32) -> Result<Signal, TaskError> {
+    Signal::from_named_raw(number)
+        .ok_or_else(|| TaskError::InvalidArgument(format!("there is no signal {number}")))
+}
+
+/// By pidfd: never to another process that got the pid since.
+fn send(pidfd: Option<&OwnedFd>, number: i32) -> Result<(), TaskError> {
+    let signal = signal(number)?;
+    let Some(pidfd) = pidfd else { return Ok(()) };
+    match pidfd_send_signal(pidfd, signal) {
+        // Over already: as good as killed.
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(e) => Err(TaskError::Failed(format!("send signal {number}: {e}"))),
+    }
+}
+
+fn send_signal(container: &Container, number: i32) -> Result<(), TaskError> {
+    let pidfd = container.held().pidfd.clone();
+    send(pidfd.as_deref(), number)
+}
+
+#[async_trait]
+impl Pods for SharedShim {
+    async fn create(&self, containers: Vec<ContainerSpec>) -> Vec<Result<ContainerStatus, TaskError>> {
+        let created = containers.into_iter().map(|spec| Arc::clone(&self.0).create_one(spec));
+        futures::future::join_all(created).await
+    }
+
+    async fn start(&self, id: &ContainerId) -> Result<ContainerStatus, TaskError> {
+        let container = self.0.find(id)?;
+        Arc::clone(&self.0).start_one(container).await
+    }
+
+    async fn kill(&self, id: &ContainerId, number: i32) -> Result<(), TaskError> {
+        signal(number)?;
+        let container = self.0.find(id)?;
+        match container.record().phase {
+            Phase::Exited => Ok(()),
+            // Behind its gate only this one reaches the first process of a pid namespace.
+            Phase::Creating | Phase::Created => send_signal(&container, libc::SIGKILL),
+            Phase::Starting | Phase::Running => send_signal(&container, number),
+        }
+    }
+
+    async fn delete(&self, id: &ContainerId) -> Result<(), TaskError> {
+        let container = self.0.find(id)?;
+        Arc::clone(&self.0).delete_one(container).await
+    }
+
+    async fn wait(&self, id: &ContainerId) -> Result<Exit, TaskError> {
+        let container = self.0.find(id)?;
+        self.0.wait_one(&container).await
+    }
+
+    async fn status(&self, ids: &[ContainerId]) -> Result<Vec<ContainerStatus>, TaskError> {
+        Ok(self.0.select(ids).iter().map(|container| container.status()).collect())
+    }
+
+    async fn stats(&self, ids: &[ContainerId]) -> Result<Vec<ContainerStats>, TaskError> {
+        let containers = self.0.select(ids);
+        blocking(move || {
+            Ok(containers
+                .iter()
+                .map(|container| {
+                    let figures = container.cgroup.figures();
+                    ContainerStats {
+                        id: container.name().to_owned(),
+                        cpu_ns: figures.cpu_ns,
+                        working_set_bytes: figures.working_set_bytes,
+                        pids: figures.pids,
+                    }
+                })
+                .collect())
+        })
+        .await
+    }
+
+    async fn exits(&self, after: u64) -> Result<Vec<ExitEvent>, TaskError> {
+        let mut newest = self.0.newest.subscribe();
+        // None within the time is an answer too: an empty one.
+        let _ = tokio::time::timeout(LONG_POLL, newest.wait_for(|newest| *newest > after)).await;
+        Ok(lock(&self.0.events).iter().filter(|event| event.sequence > after).cloned().collect())
+    }
+
+    async fn exec(&self, id: &ContainerId, exec: ExecSpec) -> Result<u32, TaskError> {
+        let container = self.0.find(id)?;
+        Arc::clone(&self.0).exec_one(container, exec).await
+    }
+
+    async fn wait_exec(&self, id: &ContainerId, exec_id: &str) -> Result<Exit, TaskError> {
+        let container = self.0.find(id)?;
+        let process = self.0.find_exec(id, exec_id)?;
+        let mut exit = process.exit.subscribe();
+        let ended = exit.wait_for(Option::is_some).await.ok().and_then(|exit| exit.clone());
+        let ended = ended.ok_or_else(|| TaskError::NotFound(format!("process {exec_id}")))?;
+        container.held().execs.remove(exec_id);
+        container.directory.remove_exec(exec_id);
+        Ok(ended)
+    }
+
+    async fn kill_exec(&self, id: &ContainerId, exec_id: &str, number: i32) -> Result<(), TaskError> {
+        signal(number)?;
+        let process = self.0.find_exec(id, exec_id)?;
+        if process.exit.borrow().is_some() {
+            return Ok(());
+        }
+        send(process.pidfd.as_deref(), number)
+    }
+
+    async fn resize(
+        &self,
+        id: &ContainerId,
+        exec_id: Option<&str>,
+        width: u16,
+        height: u16,
+    ) -> Result<(), TaskError> {
+        let terminal = match exec_id {
+            None => self.0.find(id)?.held().terminal.clone(),
+            Some(exec_id) => self.0.find_exec(id, exec_id)?.terminal.clone(),
+        };
+        let Some(terminal) = terminal else {
+            return Err(TaskError::FailedPrecondition(format!("container {}: no terminal to resize", id.0)));
+        };
+        pump::resize(terminal.get_ref(), width, height)
+            .map_err(|e| TaskError::Failed(format!("resize the terminal: {e}")))
+    }
+
+    async fn update(&self, id: &ContainerId, resources: LinuxResources) -> Result<(), TaskError> {
+        let container = self.0.find(id)?;
+        blocking(move || {
+            let updated = container.cgroup.update(Some(&resources));
+            updated.map_err(|e| TaskError::Failed(format!("update {}: {}", container.name(), describe(&e))))
+        })
+        .await
+    }
+
+    async fn adopt_listener(&self, _: &ContainerId, _: u16, _: &str) -> Result<(), TaskError> {
+        Err(TaskError::Unimplemented("a Linux container opens its listeners by itself".into()))
+    }
+
+    async fn shutdown(&self) -> Result<(), TaskError> {
+        let count = lock(&self.0.containers).len();
+        if count > 0 {
+            return Err(TaskError::FailedPrecondition(format!("the shim still holds {count} containers")));
+        }
+        self.0.shutdown.notify_one();
+        Ok(())
+    }
+
+    async fn pids(&self, id: &ContainerId) -> Result<Vec<u32>, TaskError> {
+        Ok(self.0.find(id)?.cgroup.pids())
+    }
+
+    async fn close_stdin(&self, id: &ContainerId, exec_id: Option<&str>) -> Result<(), TaskError> {
+        match exec_id {
+            None => {
+                self.0.find(id)?.held().stdin_holder = None;
+                self.0.custody.drop_one(&id.0, crate::stdio::STDIN);
+            }
+            Some(exec_id) => *lock(&self.0.find_exec(id, exec_id)?.stdin_holder) = None,
+        }
+        Ok(())
+    }
+
+    async fn pause(&self, id: &ContainerId) -> Result<(), TaskError> {
+        freeze(&*self.0.find(id)?, true)
+    }
+
+    async fn resume(&self, id: &ContainerId) -> Result<(), TaskError> {
+        freeze(&*self.0.find(id)?, false)
+    }
+}
+
+fn freeze(container: &Container, frozen: bool) -> Result<(), TaskError> {
+    container.cgroup.freeze(frozen).map_err(|e| TaskError::Failed(describe(&e)))
+}
+
+/// The shim as the contract's trait, which knows no `Arc`.
+pub(crate) struct SharedShim(pub Arc<Shim>);
+
+/// Its control group, made.
+pub(crate) fn make_cgroup(shim: &Shim, spec: &ContainerSpec) -> Result<Cgroup, TaskError> {
+    Cgroup::new(&shim.layout, &cgroup_path(spec)).map_err(|e| TaskError::InvalidArgument(e.to_string()))
+}
