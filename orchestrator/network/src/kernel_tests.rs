@@ -411,3 +411,31 @@ fn listeners_are_made_where_they_are_wanted() {
         assert!(format!("{}", again.expect_err("in use")).contains(&format!("{}:80", pod.ip)));
     });
 }
+
+#[test]
+fn a_change_among_thirty_thousand_elements_is_cheap() {
+    isolated(|folder| async move {
+        let Cast { network, a, b, .. } = cast(&folder).await;
+        let service = |n: u32, backends: &[Ipv4Addr]| {
+            let address = Ipv4Addr::from_bits(Ipv4Addr::new(10, 96, 16, 0).to_bits() + n);
+            (name(&format!("s{n}")), vec![(frontend(address, 80), to(backends))])
+        };
+        let all = (0..10_000).map(|n| service(n, &[a.ip, b.ip])).collect();
+        let start = Instant::now();
+        network.update_rules(all, 1).await.expect("changed");
+        println!("30,000 elements in force in two namespaces after {:?}", start.elapsed());
+        let mut times = Vec::new();
+        for n in 0..500 {
+            let start = Instant::now();
+            network.update_rules(vec![service(n, &[a.ip])], 2).await.expect("changed");
+            times.push(start.elapsed());
+        }
+        times.sort_unstable();
+        println!("one Service changed in both: p50 {:?}, p99 {:?}", times[250], times[495]);
+        assert!(times[250] < Duration::from_millis(3), "{:?}", times[250]);
+        assert_eq!(
+            ask(None, Ipv4Addr::new(10, 96, 16, 0), 80).map(|g| g[..1].to_owned()),
+            Ok("a".to_owned())
+        );
+    });
+}

@@ -6,7 +6,6 @@ use std::net::Ipv4Addr;
 use k8s_openapi::api::core::v1;
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::services::elements::{Choice, Protocol};
 
@@ -76,8 +75,6 @@ pub struct ServicePort {
     pub port: u16,
     /// Port of every node.
     pub node_port: Option<u16>,
-    /// Port of the pods where it is a number: headless Services answer with it as long as they have no slices.
-    pub target: Option<u16>,
 }
 
 /// A Service.
@@ -137,11 +134,6 @@ fn read_port(port: &v1::ServicePort) -> Option<ServicePort> {
         protocol: Protocol::parse(port.protocol.as_deref())?,
         port: number(port.port)?,
         node_port: port.node_port.and_then(number),
-        target: match &port.target_port {
-            Some(IntOrString::Int(value)) => number(*value),
-            Some(IntOrString::String(_)) => None,
-            None => number(port.port),
-        },
     })
 }
 

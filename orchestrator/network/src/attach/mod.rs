@@ -173,11 +173,11 @@ impl Network {
     /// Waits until no new connection goes to this address by a Service, at most for `limit`. To be called
     /// after the pod's deletion is known to the API and before it is told to end.
     pub async fn wait_until_unrouted(&self, address: Ipv4Addr, limit: Duration) -> Routed {
-        let rules = self.work.rules();
-        let mut rounds = rules.rounds();
+        let mut rounds = self.work.rules().rounds();
         let gone = async {
-            while rules.use_of(address) == Use::Ready {
-                if rounds.changed().await.is_err() {
+            loop {
+                let used = self.blocking(move |work| Ok(work.rules().use_of(address))).await;
+                if !matches!(used, Ok(Use::Ready)) || rounds.changed().await.is_err() {
                     return;
                 }
             }
@@ -190,13 +190,9 @@ impl Network {
 
     /// Waits until the EndpointSlice of this resource version, or a newer one, is in force in every namespace.
     pub async fn wait_in_force(&self, resource_version: u64) {
-        let rules = self.work.rules();
-        let mut rounds = rules.rounds();
-        while rules.revision() < resource_version {
-            if rounds.changed().await.is_err() {
-                return;
-            }
-        }
+        let mut rounds = self.work.rules().rounds();
+        // The sender lives as long as `self`.
+        let _ = rounds.wait_for(|in_force| in_force.revision >= resource_version).await;
     }
 
     pub(crate) async fn update_rules(

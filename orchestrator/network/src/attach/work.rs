@@ -51,7 +51,7 @@ pub(super) struct Work {
     addresses: Mutex<Addresses>,
     node: Mutex<Socket>,
     prepared: Mutex<Vec<Prepared>>,
-    taken: Notify,
+    taken: Arc<Notify>,
     hosts: Mutex<HashMap<String, Connected>>,
     to_drop: mpsc::Sender<PathBuf>,
     rules: Rules,
@@ -101,7 +101,7 @@ impl Work {
             addresses: Mutex::new(addresses),
             node: Mutex::new(socket),
             prepared: Mutex::default(),
-            taken: Notify::new(),
+            taken: Arc::default(),
             hosts: Mutex::default(),
             to_drop,
             rules,
@@ -397,17 +397,23 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Prepares namespaces ahead of need, as long as the network is in use.
 pub(super) fn keep_pool_filled(work: &Arc<Work>) {
-    let weak = Arc::downgrade(work);
+    let (weak, taken) = (Arc::downgrade(work), Arc::clone(&work.taken));
     tokio::spawn(async move {
         while let Some(work) = weak.upgrade() {
             let filled = tokio::task::spawn_blocking(move || fill(&work)).await;
             if let Ok(Err(error)) = filled {
                 tracing::warn!(error = &error as &dyn std::error::Error, "cannot prepare a namespace");
             }
-            let Some(work) = weak.upgrade() else { return };
-            wait_for_need(work).await;
+            taken.notified().await;
         }
     });
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        // Whoever fills the pool sees that there is nothing to fill any more.
+        self.taken.notify_one();
+    }
 }
 
 fn fill(work: &Work) -> Result<(), NetworkError> {
@@ -420,11 +426,6 @@ fn fill(work: &Work) -> Result<(), NetworkError> {
         lock(&work.prepared).push(prepared);
     }
     Ok(())
-}
-
-/// Returns when a prepared namespace was taken, or after a while, so that a dropped network is noticed.
-async fn wait_for_need(work: Arc<Work>) {
-    let _ = tokio::time::timeout(Duration::from_secs(1), work.taken.notified()).await;
 }
 
 /// Drops namespaces in batches: the kernel takes a batch down in one go.

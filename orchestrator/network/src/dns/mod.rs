@@ -6,13 +6,18 @@ mod serve;
 mod table;
 
 use std::future::Future;
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::pin;
 use std::sync::Arc;
 
 use hickory_proto::rr::Name;
-use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{
+    self, AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sockopt,
+};
 use tokio::task::JoinSet;
 
 use forward::Forwarder;
@@ -75,6 +80,8 @@ pub struct DnsSockets {
     pub tcp: Vec<TcpListener>,
 }
 
+/// Sockets that can be handed over at a time.
+const MOST_SOCKETS: usize = 16;
 /// Room for queries that wait, about two thousand.
 const RECEIVE_BUFFER: usize = 2 << 20;
 
@@ -108,6 +115,43 @@ impl DnsSockets {
             sockets.tcp.push(tcp.into());
         }
         Ok(sockets)
+    }
+
+    /// Hands copies to another process over a connected unix socket (`SCM_RIGHTS`). The supervisor does this
+    /// for every new server process; its own copies keep the queries that come meanwhile.
+    pub fn send(&self, over: BorrowedFd<'_>) -> Result<(), DnsError> {
+        let fds: Vec<_> = self.udp.iter().map(AsFd::as_fd).chain(self.tcp.iter().map(AsFd::as_fd)).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_SOCKETS))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if fds.len() > MOST_SOCKETS || !control.push(SendAncillaryMessage::ScmRights(&fds)) {
+            return Err(DnsError::Socket(io::Error::other("more sockets than fit into one message")));
+        }
+        let count = [u8::try_from(self.udp.len()).unwrap_or(0)];
+        net::sendmsg(over, &[IoSlice::new(&count)], &mut control, SendFlags::NOSIGNAL)
+            .map(drop)
+            .map_err(|errno| DnsError::Socket(errno.into()))
+    }
+
+    /// Takes what [`Self::send`] hands over, for example over standard input.
+    pub fn receive(over: BorrowedFd<'_>) -> Result<Self, DnsError> {
+        let fail = |errno: rustix::io::Errno| DnsError::Socket(errno.into());
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_SOCKETS))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut count = [0];
+        net::recvmsg(over, &mut [IoSliceMut::new(&mut count)], &mut control, RecvFlags::CMSG_CLOEXEC)
+            .map_err(fail)?;
+        let mut fds = Vec::new();
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(received) = message {
+                fds.extend(received);
+            }
+        }
+        if fds.is_empty() {
+            return Err(DnsError::Socket(io::ErrorKind::UnexpectedEof.into()));
+        }
+        let tcp = fds.split_off(usize::from(count[0]).min(fds.len()));
+        let udp = fds.into_iter().map(UdpSocket::from).collect();
+        Ok(Self { udp, tcp: tcp.into_iter().map(TcpListener::from).collect() })
     }
 }
 

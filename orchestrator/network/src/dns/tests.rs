@@ -317,3 +317,19 @@ async fn without_upstream_servers_foreign_names_fail() {
     let ours = ask_udp(running.address, query("web.default.svc.cluster.local.", RecordType::A)).await;
     assert_eq!(data(&ours), ["10.96.0.7"]);
 }
+
+#[test]
+fn sockets_are_handed_over() {
+    let made = DnsSockets::bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    made.send(ours.as_fd()).unwrap();
+    let received = DnsSockets::receive(theirs.as_fd()).unwrap();
+    let addresses = |sockets: &DnsSockets| {
+        let udp: Vec<_> = sockets.udp.iter().map(|s| s.local_addr().unwrap()).collect();
+        let tcp: Vec<_> = sockets.tcp.iter().map(|s| s.local_addr().unwrap()).collect();
+        (udp, tcp)
+    };
+    assert_eq!(addresses(&received), addresses(&made));
+    drop(ours);
+    assert!(DnsSockets::receive(theirs.as_fd()).is_err());
+}

@@ -14,6 +14,8 @@ const DONE: u16 = 3;
 const FIRST_PAYLOAD_TYPE: u16 = 16;
 /// A kernel that does not answer within this time is treated as an error instead of a hang.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The kernel fills at most this much of a dump at a time.
+const READ_BUFFER: usize = 32 << 10;
 /// Upper bound of one request; a rule set with 100,000 elements is about 12 MB.
 const SEND_BUFFER: usize = 256 << 20;
 
@@ -98,7 +100,7 @@ impl Socket {
             let _ = sockopt::set_socket_recv_buffer_size_force(&fd, 8 << 20);
             Ok(fd)
         };
-        Ok(Self { fd: open().map_err(NetlinkError::Open)?, sequence: 1, buffer: vec![0; 64 << 10] })
+        Ok(Self { fd: open().map_err(NetlinkError::Open)?, sequence: 1, buffer: vec![0; READ_BUFFER] })
     }
 
     /// Sends messages that each asked for an acknowledgement, and waits for all of them.

@@ -40,7 +40,6 @@ struct State {
     desired: Desired<Name>,
     sync: ApiState,
     targets: HashMap<Place, Target>,
-    revision: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -55,16 +54,24 @@ enum ApiState {
 pub(crate) struct Rules {
     ranges: Ranges,
     state: Mutex<State>,
-    /// Counts rounds that are in force everywhere.
-    rounds: watch::Sender<u64>,
+    rounds: watch::Sender<InForce>,
+}
+
+/// How far the rules are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct InForce {
+    /// The newest resource version in force everywhere.
+    pub(crate) revision: u64,
+    /// Number of rounds so far.
+    pub(crate) rounds: u64,
 }
 
 impl Rules {
     /// No namespace yet. `defaults` hold where no Service has backends.
     pub(crate) fn new(ranges: Ranges, defaults: Vec<(Frontend, Route)>) -> Self {
         let (sync, targets) = (ApiState::Waiting, HashMap::new());
-        let state = State { desired: Desired::new(defaults), sync, targets, revision: 0 };
-        Self { ranges, state: Mutex::new(state), rounds: watch::Sender::new(0) }
+        let state = State { desired: Desired::new(defaults), sync, targets };
+        Self { ranges, state: Mutex::new(state), rounds: watch::Sender::default() }
     }
 
     /// Adds the namespace of the calling thread. When this returns it has the fixed rules and, once the API
@@ -111,11 +118,9 @@ impl Rules {
                 result = Err(error);
             }
         }
-        if result.is_ok() {
-            state.revision = state.revision.max(revision);
-        }
         drop(state);
-        self.rounds.send_modify(|round| *round += 1);
+        let revision = if result.is_ok() { revision } else { 0 };
+        self.tell(revision);
         result
     }
 
@@ -139,21 +144,23 @@ impl Rules {
             }
         }
         drop(state);
-        self.rounds.send_modify(|round| *round += 1);
+        self.tell(0);
         result
     }
 
-    /// Tells of every round that came into force.
-    pub(crate) fn rounds(&self) -> watch::Receiver<u64> {
+    /// Tells of every round.
+    pub(crate) fn rounds(&self) -> watch::Receiver<InForce> {
         self.rounds.subscribe()
     }
 
-    /// The newest resource version in force everywhere.
-    pub(crate) fn revision(&self) -> u64 {
-        self.lock().revision
+    fn tell(&self, revision: u64) {
+        self.rounds.send_modify(|in_force| {
+            in_force.revision = in_force.revision.max(revision);
+            in_force.rounds += 1;
+        });
     }
 
-    /// Whether new connections go to this address.
+    /// Whether new connections go to this address. Waits for a change that is under way.
     pub(crate) fn use_of(&self, address: Ipv4Addr) -> Use {
         let state = self.lock();
         let behind = state.targets.values().any(|target| target.state != TargetState::InStep);
@@ -267,26 +274,33 @@ fn observe(socket: &mut Socket) -> Result<Elements, NetlinkError> {
 
 /// Adds a change to a batch: all removals, then all additions.
 fn write(batch: &mut Batch, change: &Change) {
-    for set in [FRONTENDS, BACKENDS, MASQUERADED, HAIRPINS] {
-        let keys: Vec<_> = change.remove.iter().map(encode_key).filter(|(of, _)| *of == set.name).collect();
-        batch.delete_elements(&set, &keys.into_iter().map(|(_, key)| key).collect::<Vec<_>>());
+    let mut removed = [const { Vec::new() }; SETS.len()];
+    for key in &change.remove {
+        let (set, key) = encode_key(key);
+        removed[set].push(key);
     }
-    for set in [BACKENDS, FRONTENDS, MASQUERADED, HAIRPINS] {
-        let elements = change.add.iter().map(|(key, value)| (encode_key(key), encode_value(value)));
-        let of_set = elements.filter(|((of, _), _)| *of == set.name);
-        batch.add_elements(&set, &of_set.map(|((_, key), value)| (key, value)).collect::<Vec<_>>());
+    let mut added = [const { Vec::new() }; SETS.len()];
+    for (key, value) in &change.add {
+        let (set, key) = encode_key(key);
+        added[set].push((key, encode_value(value)));
+    }
+    for (set, keys) in SETS.iter().zip(&removed) {
+        batch.delete_elements(set, keys);
+    }
+    for (set, elements) in SETS.iter().zip(&added) {
+        batch.add_elements(set, elements);
     }
 }
 
-fn encode_key(key: &Key) -> (&'static str, Vec<u8>) {
-    let name = |set: Set| set.name;
+const SETS: [Set; 4] = [FRONTENDS, BACKENDS, MASQUERADED, HAIRPINS];
+
+/// Position in `SETS`, and the key's bytes.
+fn encode_key(key: &Key) -> (usize, Vec<u8>) {
     match key {
-        Key::Frontend(frontend) => (name(FRONTENDS), frontend.bytes().to_vec()),
-        Key::Slot(frontend, slot) => {
-            (name(BACKENDS), [&frontend.bytes()[..], &slot.to_ne_bytes()[..]].concat())
-        }
-        Key::Masqueraded(frontend) => (name(MASQUERADED), frontend.bytes().to_vec()),
-        Key::Hairpin(address) => (name(HAIRPINS), [address.octets(), address.octets()].concat()),
+        Key::Frontend(frontend) => (0, frontend.bytes().to_vec()),
+        Key::Slot(frontend, slot) => (1, [&frontend.bytes()[..], &slot.to_ne_bytes()[..]].concat()),
+        Key::Masqueraded(frontend) => (2, frontend.bytes().to_vec()),
+        Key::Hairpin(address) => (3, [address.octets(), address.octets()].concat()),
     }
 }
 
