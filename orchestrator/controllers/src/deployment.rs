@@ -164,7 +164,7 @@ async fn reconcile(context: Arc<Context>, key: Key) -> Result<Outcome, Deploymen
     }
     let Some(deployment) = caches.deployments.get(&key) else { return Ok(Outcome::Done) };
     let sets = claim_sets(&context, &deployment).await?;
-    let busy = busy_sets(caches, &sets);
+    let busy = busy_sets(caches, &deployment, &sets);
     let observed =
         plan::Observed { deployment: &deployment, sets: &sets, busy: &busy, now: Timestamp::now() };
     let plan = plan::plan(&observed);
@@ -222,7 +222,12 @@ async fn patch_owner(
         .map_err(|source| DeploymentError::Claim { name: name.to_owned(), source })
 }
 
-fn busy_sets(caches: &Caches, sets: &[Arc<ReplicaSet>]) -> HashSet<String> {
+/// The uids of ReplicaSets that have pods which have not ended; only asked for where it matters.
+fn busy_sets(caches: &Caches, deployment: &Deployment, sets: &[Arc<ReplicaSet>]) -> HashSet<String> {
+    let strategy = deployment.spec.as_ref().and_then(|spec| spec.strategy.as_ref());
+    if strategy.and_then(|strategy| strategy.type_.as_deref()) != Some("Recreate") {
+        return HashSet::new();
+    }
     let uids = sets.iter().map(|set| object::uid(&set.metadata));
     let has_pods = |uid: &&str| caches.pods_by_owner.get(*uid).iter().any(|pod| !pod.is_terminal());
     uids.filter(has_pods).map(str::to_owned).collect()

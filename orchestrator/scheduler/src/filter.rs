@@ -1,129 +1,162 @@
-//! May a pod run on a node? Small checks, cheap ones first; each says why it refuses.
+//! Can a pod be on a node? Each filter is one small function that says why not; they are tried in the order of
+//! their cost, and the words are Kubernetes'.
 
-mod affinity;
+mod node_name;
+mod ports;
+mod resources;
+mod runtime_class;
+mod selector;
 mod taints;
+mod unschedulable;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
-pub(crate) use affinity::term_matches;
+use crate::shape::Shape;
+use crate::snapshot::{Detail, NodeId, Room, Snapshot};
 
-use crate::node::NodeRow;
-use crate::pod::{Port, Request, Runtime};
+pub(crate) use selector::matches as term_matches;
+pub(crate) use taints::tolerates;
 
-/// Why a node was refused, in kube-scheduler's words.
+/// A shape with what must be looked up for it first.
+#[derive(Clone, Debug)]
+pub(crate) struct Demand<'a> {
+    pub(crate) shape: &'a Shape,
+    /// The handler of its RuntimeClass; absent when it asks for none.
+    pub(crate) handler: Option<&'a str>,
+}
+
+/// A node as filters see it.
+pub(crate) struct View<'a> {
+    pub(crate) room: &'a Room,
+    pub(crate) detail: &'a Detail,
+}
+
+/// Why a pod cannot be on a node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Refusal {
-    /// The node is cordoned.
+pub(crate) enum Reason {
+    NodeName,
     Unschedulable,
-    /// A taint that the pod does not bear.
-    Taint {
-        /// The taint's key.
-        key: String,
-        /// The taint's value.
-        value: String,
-    },
-    /// Labels do not match `nodeSelector` or the required node affinity.
-    Selector,
-    /// A wanted port of the node is held by another pod.
-    Ports,
-    /// The node's runtimes do not include the wanted handler.
-    Handler {
-        /// What is wanted.
-        wanted: String,
-        /// What there is.
-        there: String,
-    },
-    /// The RuntimeClass does not exist.
-    RuntimeClass {
-        /// What is wanted.
-        wanted: String,
-        /// Handlers that the node has.
-        there: String,
-    },
-    /// Too many pods.
-    Pods,
-    /// Too little of a resource.
+    TooManyPods,
     Insufficient(String),
+    Taint { key: String, value: String },
+    Selector,
+    Ports,
+    Handler { wanted: String, there: String },
+}
+
+impl Reason {
+    /// Would the node do if pods on it went away?
+    pub(crate) fn is_curable(&self) -> bool {
+        matches!(self, Self::TooManyPods | Self::Insufficient(_) | Self::Ports)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NodeName => f.write_str("node(s) didn't match the requested node name"),
+            Self::Unschedulable => f.write_str("node(s) were unschedulable"),
+            Self::TooManyPods => f.write_str("Too many pods"),
+            Self::Insufficient(resource) => write!(f, "Insufficient {resource}"),
+            Self::Taint { key, value } => write!(f, "node(s) had untolerated taint {{{key}: {value}}}"),
+            Self::Selector => f.write_str("node(s) didn't match Pod's node affinity/selector"),
+            Self::Ports => f.write_str("node(s) didn't have free ports for the requested pod ports"),
+            Self::Handler { wanted, there } => {
+                write!(f, "node(s) didn't have the runtime handler \"{wanted}\" (there are: {there})")
+            }
+        }
+    }
+}
+
+type Filter = fn(&Demand<'_>, &View<'_>) -> Option<Reason>;
+
+/// All filters but that of resources, cheap ones first.
+const FILTERS: [Filter; 6] = [
+    unschedulable::filter,
+    node_name::filter,
+    taints::filter,
+    selector::filter,
+    runtime_class::filter,
+    ports::filter,
+];
+
+/// Can a pod be on the node?
+pub(crate) fn fits(demand: &Demand<'_>, snapshot: &Snapshot, node: NodeId) -> bool {
+    let room = &snapshot.rooms[node];
+    // What most often says no is asked first, and only looks at the dense table.
+    if !room.exists || !resources::has_room(demand.shape, room) {
+        return false;
+    }
+    let view = View { room, detail: &snapshot.details[node] };
+    resources::has_others(demand.shape, view.detail, 1)
+        && FILTERS.iter().all(|filter| filter(demand, &view).is_none())
+}
+
+/// Would one more pod of the shape fit where `placed` of it have just been placed? Only what they take of each
+/// other is asked.
+pub(crate) fn fits_again(shape: &Shape, room: &Room, detail: &Detail, placed: i64) -> bool {
+    shape.ports.is_empty()
+        && resources::has_room(shape, room)
+        && resources::has_others(shape, detail, placed + 1)
+}
+
+/// Why a pod cannot be on the node; empty when it can. As in Kubernetes, the first filter that refuses is
+/// heard, and resources name everything that is missing.
+pub(crate) fn reasons(demand: &Demand<'_>, snapshot: &Snapshot, node: NodeId) -> Vec<Reason> {
+    let view = View { room: &snapshot.rooms[node], detail: &snapshot.details[node] };
+    match FILTERS.iter().find_map(|filter| filter(demand, &view)) {
+        Some(reason) => vec![reason],
+        None => resources::missing(demand.shape, &view),
+    }
+}
+
+/// Why no node will do.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Refusal {
+    nodes: usize,
+    /// How many nodes say so.
+    pub(crate) reasons: BTreeMap<Reason, usize>,
+    /// Nodes that would do if pods on them went away.
+    curable: usize,
+}
+
+/// Asks every node for its reason.
+pub(crate) fn explain(demand: &Demand<'_>, snapshot: &Snapshot) -> Refusal {
+    let mut refusal = Refusal { nodes: snapshot.len(), ..Refusal::default() };
+    for node in (0..snapshot.rooms.len()).filter(|node| snapshot.rooms[*node].exists) {
+        let reasons = reasons(demand, snapshot, node);
+        refusal.curable += usize::from(!reasons.is_empty() && reasons.iter().all(Reason::is_curable));
+        for reason in reasons {
+            *refusal.reasons.entry(reason).or_insert(0) += 1;
+        }
+    }
+    refusal
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Refusal::Unschedulable => f.write_str("node(s) were unschedulable"),
-            Refusal::Taint { key, value } => write!(f, "node(s) had untolerated taint {{{key}: {value}}}"),
-            Refusal::Selector => f.write_str("node(s) didn't match Pod's node affinity/selector"),
-            Refusal::Ports => f.write_str("node(s) didn't have free ports for the requested pod ports"),
-            Refusal::Handler { wanted, there } => {
-                write!(f, "node(s) have no runtime handler {wanted:?} (they have: {there})")
-            }
-            Refusal::RuntimeClass { wanted, there } => {
-                write!(
-                    f,
-                    "node(s) cannot tell the handler: RuntimeClass {wanted:?} does not exist (handlers there: {there})"
-                )
-            }
-            Refusal::Pods => f.write_str("Too many pods"),
-            Refusal::Insufficient(resource) => write!(f, "Insufficient {resource}"),
+        if self.nodes == 0 {
+            return f.write_str("no nodes available to schedule pods");
         }
+        let count = |reasons: Vec<(String, usize)>| {
+            let mut lines: Vec<String> = reasons
+                .into_iter()
+                .filter(|(_, count)| *count > 0)
+                .map(|(reason, count)| format!("{count} {reason}"))
+                .collect();
+            lines.sort();
+            lines.join(", ")
+        };
+        let reasons =
+            count(self.reasons.iter().map(|(reason, count)| (reason.to_string(), *count)).collect());
+        let preemption = count(vec![
+            ("No preemption victims found for incoming pod".to_owned(), self.curable),
+            ("Preemption is not helpful for scheduling".to_owned(), self.nodes - self.curable),
+        ]);
+        let head = format!("0/{} nodes are available", self.nodes);
+        write!(f, "{head}: {reasons}. preemption: {head}: {preemption}.")
     }
-}
-
-/// One check.
-type Filter = fn(&Request, &NodeRow) -> Result<(), Refusal>;
-
-/// All checks in the order in which they are made.
-const FILTERS: &[Filter] = &[cordon, runtime, taints::check, affinity::check, ports];
-
-/// Whether `request` may run on `node`: nothing, or every reason of the first check that refuses.
-///
-/// # Errors
-/// The reasons.
-pub fn feasible(request: &Request, node: &NodeRow) -> Result<(), Vec<Refusal>> {
-    for filter in FILTERS {
-        filter(request, node).map_err(|refusal| vec![refusal])?;
-    }
-    fits(request, node)
-}
-
-fn cordon(request: &Request, node: &NodeRow) -> Result<(), Refusal> {
-    let borne = || taints::bears(request, "node.kubernetes.io/unschedulable", "", "NoSchedule");
-    if node.cordoned && !borne() { Err(Refusal::Unschedulable) } else { Ok(()) }
-}
-
-fn runtime(request: &Request, node: &NodeRow) -> Result<(), Refusal> {
-    let there = || node.handlers.iter().filter(|h| !h.is_empty()).cloned().collect::<Vec<_>>().join(", ");
-    match &request.runtime {
-        Runtime::Any => Ok(()),
-        // A node that publishes no handlers is asked to try.
-        Runtime::Handler(handler) if node.handlers.is_empty() || node.handlers.contains(handler) => Ok(()),
-        Runtime::Handler(wanted) => Err(Refusal::Handler { wanted: wanted.clone(), there: there() }),
-        Runtime::UnknownClass(wanted) => {
-            Err(Refusal::RuntimeClass { wanted: wanted.clone(), there: there() })
-        }
-    }
-}
-
-fn ports(request: &Request, node: &NodeRow) -> Result<(), Refusal> {
-    let clashes = |wanted: &Port| node.host_ports.keys().any(|held| clash(wanted, held));
-    if request.host_ports.iter().any(clashes) { Err(Refusal::Ports) } else { Ok(()) }
-}
-
-/// Two pods want the same port of a node: same protocol and number, and addresses that overlap.
-fn clash(a: &Port, b: &Port) -> bool {
-    let any = |port: &Port| matches!(port.host_ip.as_str(), "" | "0.0.0.0" | "::");
-    let protocol =
-        |port: &Port| if port.protocol.is_empty() { "TCP".to_owned() } else { port.protocol.clone() };
-    a.host_port == b.host_port && protocol(a) == protocol(b) && (any(a) || any(b) || a.host_ip == b.host_ip)
-}
-
-fn fits(request: &Request, node: &NodeRow) -> Result<(), Vec<Refusal>> {
-    let mut refusals = Vec::new();
-    if node.used.pods + request.resources.pods > node.allocatable.pods {
-        refusals.push(Refusal::Pods);
-    }
-    let lacking = node.allocatable.lacking(&node.used, &request.resources);
-    refusals.extend(lacking.into_iter().map(Refusal::Insufficient));
-    if refusals.is_empty() { Ok(()) } else { Err(refusals) }
 }
 
 #[cfg(test)]

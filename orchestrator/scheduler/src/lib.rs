@@ -1,34 +1,47 @@
-//! Which node a pod runs on: queue → snapshot → filter → score → assume → bind.
+//! The scheduler: which node a pod goes to.
 //!
-//! | file | what |
+//! | step | file |
 //! | --- | --- |
-//! | `pod` | what the scheduler reads of a pod, and what it makes of it |
-//! | `node` | a row of the table of nodes |
-//! | `snapshot` | the table, kept up to date change by change |
-//! | `filter` | may it run there, and if not, why |
-//! | `score` | how well it would run there |
-//! | `place` | both together: the node, or the reasons (pure) |
-//! | `cycle` | the loop: next pod, place, assume, bind |
-//! | `bind` | writes the decision, or says that there is none |
+//! | see what changes, packed at once | `watch`, `wire`, `shape` |
+//! | who waits, and for what | `queue` |
+//! | the nodes as a compact table | `snapshot` |
+//! | can it be there, and if not why | `filter`, `filter/` |
+//! | how good is it there | `score`, `score/` |
+//! | where to | `place` (pure) |
+//! | assume it is there, and tell the server | `state` (pure), `bind` |
+//! | the loop around all that | `cycle` |
+//!
+//! Pods of one shape are placed together: the nodes are looked at once for all of them. IO is in `watch`, `bind`
+//! and `cycle` alone.
 
 mod bind;
 mod cycle;
 mod filter;
-mod node;
 mod place;
-mod pod;
-mod resources;
+mod queue;
 mod score;
+mod shape;
 mod snapshot;
-mod waiting;
+mod state;
+mod watch;
+mod wire;
 
-pub use cycle::run;
-pub use filter::Refusal;
-pub use node::{Node, NodeRow};
-pub use place::{Unschedulable, place};
-pub use pod::{Pod, Request};
-pub use resources::Resources;
-pub use snapshot::Snapshot;
+pub mod bench;
 
-/// Name in `spec.schedulerName` of the pods that are ours.
-pub const NAME: &str = "default-scheduler";
+use std::future::Future;
+
+use catamaran_client::runner::TaskEnded;
+use catamaran_client::{Client, Recorder, Tasks};
+
+/// Runs the scheduler until `stop` is ready.
+///
+/// # Errors
+/// One of its tasks ended by itself, which none does unless it panics.
+pub async fn run(client: Client, stop: impl Future<Output = ()>) -> Result<(), TaskEnded> {
+    let mut tasks = Tasks::new();
+    let (recorder, events) = Recorder::new(client.clone(), "default-scheduler", None);
+    tasks.spawn("events", events);
+    let updates = cycle::watches(&client, &mut tasks);
+    tasks.spawn("scheduler", cycle::run(client, recorder, updates));
+    tasks.run(stop).await
+}

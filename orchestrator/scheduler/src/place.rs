@@ -1,69 +1,98 @@
-//! Filters and scores together: the node for a pod, or the reasons why there is none. Pure.
+//! Which nodes pods of one shape go to: a pure function of the snapshot.
+//!
+//! All pods of a shape are placed in one pass: the nodes are looked at once, and then each pod takes the best,
+//! whose score alone changes by it.
 
-use std::collections::BTreeMap;
-use std::fmt;
+use std::cmp::Ordering;
+use std::collections::{BinaryHeap, HashMap};
 
-use crate::filter::{Refusal, feasible};
-use crate::pod::Request;
-use crate::score;
-use crate::snapshot::Snapshot;
+use crate::filter::{self, Demand};
+use crate::score::score;
+use crate::snapshot::{NodeId, Room, Snapshot};
 
-/// No node takes the pod.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Unschedulable {
-    /// Number of nodes looked at.
-    pub nodes: usize,
-    /// How many of them gave each reason.
-    pub reasons: BTreeMap<Refusal, usize>,
+/// Below this number all nodes are looked at.
+const FEW: usize = 200;
+
+/// A node that will do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Candidate {
+    score: i64,
+    /// Decides between equals, by chance.
+    tie: u64,
+    node: NodeId,
 }
 
-impl fmt::Display for Unschedulable {
-    /// In kube-scheduler's words, the reasons sorted as text.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.nodes == 0 {
-            return f.write_str("no nodes available to schedule pods");
-        }
-        let mut lines: Vec<_> =
-            self.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-        lines.sort();
-        let all = self.nodes;
-        write!(f, "0/{all} nodes are available: {}. ", lines.join(", "))?;
-        write!(f, "preemption: 0/{all} nodes are available: {all} Preemption is not helpful for scheduling.")
+impl Ord for Candidate {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.score, self.tie, self.node).cmp(&(other.score, other.tie, other.node))
     }
 }
 
-/// The best node for `request`. Among equally good ones `dice` decides, so that pods do not all land on the
-/// first.
-///
-/// # Errors
-/// Why no node takes it.
-pub fn place(snapshot: &Snapshot, request: &Request, dice: u64) -> Result<String, Unschedulable> {
-    let mut refused = Unschedulable::default();
-    let mut best: Vec<&str> = Vec::new();
-    let mut best_score = i64::MIN;
-    for node in snapshot.nodes() {
-        refused.nodes += 1;
-        match feasible(request, node) {
-            Err(reasons) => {
-                reasons.into_iter().for_each(|reason| *refused.reasons.entry(reason).or_default() += 1);
-            }
-            Ok(()) => {
-                let score = score::total(request, node);
-                if score > best_score {
-                    best.clear();
-                    best_score = score;
-                }
-                if score == best_score {
-                    best.push(&node.name);
-                }
+impl PartialOrd for Candidate {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Nodes for up to `count` pods; fewer when no more fit. `seed` decides between equal nodes and where the
+/// search begins.
+pub(crate) fn place(demand: &Demand<'_>, snapshot: &Snapshot, count: usize, seed: u64) -> Vec<NodeId> {
+    let candidates = candidates(demand, snapshot, count, seed);
+    if count == 1 {
+        return candidates.into_iter().max().map(|best| best.node).into_iter().collect();
+    }
+    let mut best = BinaryHeap::from(candidates);
+    let mut touched: HashMap<NodeId, (Room, i64)> = HashMap::new();
+    let mut places = Vec::with_capacity(count);
+    while places.len() < count
+        && let Some(candidate) = best.pop()
+    {
+        let node = candidate.node;
+        places.push(node);
+        let (room, placed) = touched.entry(node).or_insert((snapshot.rooms[node], 0));
+        room.take(demand.shape, 1);
+        *placed += 1;
+        if filter::fits_again(demand.shape, room, &snapshot.details[node], *placed) {
+            best.push(Candidate { score: score(demand, snapshot, node, room, *placed), ..candidate });
+        }
+    }
+    places
+}
+
+/// The nodes that will do, or a fair sample of them when there are very many.
+fn candidates(demand: &Demand<'_>, snapshot: &Snapshot, count: usize, seed: u64) -> Vec<Candidate> {
+    let all = snapshot.rooms.len();
+    let enough = enough(snapshot.len()).max(count.saturating_mul(2));
+    let start = if all == 0 { 0 } else { usize::try_from(mix(seed) % all as u64).unwrap_or(0) };
+    let mut found = Vec::with_capacity(enough.min(all));
+    for node in (start..all).chain(0..start) {
+        if filter::fits(demand, snapshot, node) {
+            let score = score(demand, snapshot, node, &snapshot.rooms[node], 0);
+            found.push(Candidate { score, tie: mix(seed ^ node as u64), node });
+            if found.len() >= enough {
+                break;
             }
         }
     }
-    let count = best.len() as u64;
-    match dice.checked_rem(count).and_then(|at| best.get(usize::try_from(at).ok()?)) {
-        Some(name) => Ok((*name).to_owned()),
-        None => Err(refused),
+    found
+}
+
+/// How many nodes that will do are compared: all when there are few, 5 % when there are very many
+/// (Kubernetes' rule).
+fn enough(nodes: usize) -> usize {
+    if nodes <= FEW {
+        return nodes;
     }
+    let percent = 50usize.saturating_sub(nodes / 125).max(5);
+    (nodes * percent / 100).max(FEW)
+}
+
+/// Scatters a number (splitmix64).
+fn mix(number: u64) -> u64 {
+    let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 #[cfg(test)]

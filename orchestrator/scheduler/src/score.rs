@@ -1,100 +1,102 @@
-//! How well would a pod run on a node? Each score is 0 to 100; the weights are kube-scheduler's, where it has them.
+//! How good is a node for a pod? Each score is 0 to 100 and looks at that node alone, so that placing a pod
+//! changes the score of one node only; the sum is weighted.
 
-use crate::filter::term_matches;
-use crate::node::NodeRow;
-use crate::pod::Request;
+mod balance;
+mod locality;
+mod preference;
+mod spread;
 
-/// One score: 0 is worst, 100 best.
-type Score = fn(&Request, &NodeRow) -> i64;
+use crate::filter::Demand;
+use crate::snapshot::{NodeId, Room, Snapshot};
 
-/// All scores with their weights.
-const SCORES: &[(i64, Score)] =
-    &[(1, least_allocated), (2, spread), (1, image_locality), (2, preferred), (3, soft_taints)];
-const BEST: i64 = 100;
-
-/// The weighted sum of all scores.
-#[must_use]
-pub fn total(request: &Request, node: &NodeRow) -> i64 {
-    SCORES.iter().map(|(weight, score)| weight * score(request, node)).sum()
-}
-
-/// The emptier the node would be afterwards, the better: mean over CPU and memory.
-fn least_allocated(request: &Request, node: &NodeRow) -> i64 {
-    let free = |all: i64, used: i64, wanted: i64| {
-        if all <= 0 { 0 } else { (all - used - wanted).max(0) * BEST / all }
-    };
-    let (all, used, wanted) = (&node.allocatable, &node.used, &request.resources);
-    let cpu = free(all.cpu_milli, used.cpu_milli, wanted.cpu_milli);
-    let memory = free(all.memory, used.memory, wanted.memory);
-    i64::midpoint(cpu, memory)
-}
-
-/// The fewer pods of the same owner are there, the better.
-fn spread(request: &Request, node: &NodeRow) -> i64 {
-    let there = request.owner.as_ref().and_then(|owner| node.owners.get(owner)).copied().unwrap_or(0);
-    BEST / (1 + i64::from(there))
-}
-
-/// The more of the pod's images are there, by size up to 1 GB, the better.
-fn image_locality(request: &Request, node: &NodeRow) -> i64 {
-    const MUCH: i64 = 1_000_000_000;
-    let bytes: i64 = request.images.iter().filter_map(|image| node.images.get(image)).sum();
-    bytes.min(MUCH) * BEST / MUCH
-}
-
-/// The share of the preferred terms' weight that matches.
-fn preferred(request: &Request, node: &NodeRow) -> i64 {
-    let weight = |matching: bool| -> i64 {
-        let terms = request.preferred.iter().filter(|term| !matching || term_matches(&term.preference, node));
-        terms.map(|term| i64::from(term.weight)).sum()
-    };
-    let all = weight(false);
-    if all == 0 { 0 } else { weight(true) * BEST / all }
-}
-
-/// Taints that only discourage.
-fn soft_taints(request: &Request, node: &NodeRow) -> i64 {
-    let soft = node.taints.iter().filter(|taint| taint.effect == "PreferNoSchedule");
-    let bothers = soft.filter(|taint| {
-        !request.tolerations.iter().any(|toleration| {
-            let key = toleration.key.as_deref().unwrap_or_default();
-            key.is_empty() || key == taint.key
-        })
-    });
-    BEST / (1 + i64::try_from(bothers.count()).unwrap_or(BEST))
+/// The score of a node; the highest wins. `room` is what the node has left and `placed` how many pods of the
+/// shape this pass has put there already.
+pub(crate) fn score(demand: &Demand<'_>, snapshot: &Snapshot, node: NodeId, room: &Room, placed: i64) -> i64 {
+    let (shape, detail) = (demand.shape, &snapshot.details[node]);
+    balance::least_allocated(shape, room)
+        + balance::balanced(shape, room)
+        + 2 * spread::score(shape, detail, placed)
+        + locality::score(shape, snapshot, detail)
+        + 2 * preference::affinity(shape, detail)
+        + 3 * preference::taints(shape, detail)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resources::Resources;
+    use crate::shape::Shape;
+    use serde_json::json;
 
-    fn node(cpu: i64, used: i64) -> NodeRow {
-        let of = |cpu_milli| Resources { cpu_milli, memory: 1000, ..Resources::default() };
-        NodeRow { allocatable: of(cpu), used: Resources { memory: 0, ..of(used) }, ..NodeRow::default() }
+    fn demand(spec: serde_json::Value) -> Shape {
+        Shape::new(&serde_json::from_value(spec).unwrap(), Some("rs"))
+    }
+
+    fn snapshot(change: serde_json::Value) -> Snapshot {
+        let mut plain = json!({"metadata": {"name": "plain", "labels": {"disk": "slow"}}, "spec": {},
+            "status": {"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "100"}}});
+        let mut snapshot = Snapshot::default();
+        snapshot.set_node(serde_json::from_value(plain.clone()).unwrap());
+        plain["metadata"]["name"] = json!("other");
+        for (key, value) in change.as_object().unwrap() {
+            for (inner, value) in value.as_object().unwrap() {
+                plain[key][inner] = value.clone();
+            }
+        }
+        snapshot.set_node(serde_json::from_value(plain).unwrap());
+        snapshot
     }
 
     #[test]
-    fn emptier_nodes_are_better() {
-        let request =
-            Request { resources: Resources { cpu_milli: 100, ..Resources::default() }, ..Request::default() };
-        assert!(total(&request, &node(1000, 0)) > total(&request, &node(1000, 500)));
-        assert_eq!(least_allocated(&request, &node(0, 0)), 50, "a node without CPU is not empty");
+    fn the_better_node_has_the_higher_score() {
+        let pod = json!({"containers": [{"image": "web", "resources": {"requests": {"cpu": "1", "memory": "2Gi"}}}]});
+        let mut picky = pod.clone();
+        picky["affinity"] = json!({"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+            {"weight": 80, "preference": {"matchExpressions": [{"key": "disk", "operator": "In", "values": ["fast"]}]}}]}});
+        // Each makes the other node better or worse than the plain one.
+        let table = [
+            (
+                "larger",
+                &pod,
+                json!({"status": {"allocatable": {"cpu": "8", "memory": "16Gi", "pods": "100"}}}),
+                true,
+            ),
+            (
+                "lopsided",
+                &pod,
+                json!({"status": {"allocatable": {"cpu": "1", "memory": "8Gi", "pods": "100"}}}),
+                false,
+            ),
+            (
+                "has the image",
+                &pod,
+                json!({"status": {"images": [{"names": ["web:latest"], "sizeBytes": 900_000_000}]}}),
+                true,
+            ),
+            ("is preferred", &picky, json!({"metadata": {"labels": {"disk": "fast"}}}), true),
+            (
+                "is tainted",
+                &pod,
+                json!({"spec": {"taints": [{"key": "k", "effect": "PreferNoSchedule"}]}}),
+                false,
+            ),
+        ];
+        for (why, pod, change, better) in table {
+            let (shape, snapshot) = (demand(pod.clone()), snapshot(change));
+            let demand = Demand { shape: &shape, handler: None };
+            let of = |node: usize| score(&demand, &snapshot, node, &snapshot.rooms[node], 0);
+            assert_ne!(of(0), of(1), "{why}");
+            assert_eq!(of(1) > of(0), better, "{why}: {} against {}", of(1), of(0));
+        }
     }
 
     #[test]
-    fn pods_of_one_owner_are_spread() {
-        let request = Request { owner: Some("o".to_owned()), ..Request::default() };
-        let mut crowded = node(1000, 0);
-        crowded.owners.insert("o".to_owned(), 1);
-        assert_eq!((spread(&request, &node(1000, 0)), spread(&request, &crowded)), (100, 50));
-    }
-
-    #[test]
-    fn images_that_are_there_count_by_size() {
-        let request = Request { images: vec!["a".to_owned()], ..Request::default() };
-        let mut has = node(1, 0);
-        has.images.insert("a".to_owned(), 500_000_000);
-        assert_eq!((image_locality(&request, &has), image_locality(&request, &node(1, 0))), (50, 0));
+    fn siblings_keep_apart() {
+        let shape = demand(json!({"containers": [{"image": "web"}]}));
+        let mut snapshot = snapshot(json!({}));
+        snapshot.add_pod("plain", &shape);
+        let demand = Demand { shape: &shape, handler: None };
+        let of = |node: usize, placed| score(&demand, &snapshot, node, &snapshot.rooms[node], placed);
+        assert!(of(1, 0) > of(0, 0));
+        assert!(of(1, 0) > of(1, 1), "also from those placed a moment ago");
     }
 }

@@ -1,36 +1,20 @@
-//! Taints of the node against tolerations of the pod.
+//! A pod must tolerate the taints that forbid scheduling.
 
-use k8s_openapi::api::core::v1::Toleration;
+use super::{Demand, Reason, View};
+use crate::wire::{Taint, Toleration};
 
-use super::Refusal;
-use crate::node::NodeRow;
-use crate::pod::Request;
-
-/// The first taint that keeps the pod away.
-pub(super) fn check(request: &Request, node: &NodeRow) -> Result<(), Refusal> {
-    let keeps_away = |effect: &str| matches!(effect, "NoSchedule" | "NoExecute");
-    for taint in node.taints.iter().filter(|taint| keeps_away(&taint.effect)) {
-        let value = taint.value.clone().unwrap_or_default();
-        if !bears(request, &taint.key, &value, &taint.effect) {
-            return Err(Refusal::Taint { key: taint.key.clone(), value });
-        }
-    }
-    Ok(())
+pub(super) fn filter(demand: &Demand<'_>, node: &View<'_>) -> Option<Reason> {
+    let forbids = |taint: &&Taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute");
+    let refused = |taint: &&Taint| forbids(taint) && !tolerates(&demand.shape.tolerations, taint);
+    let taint = node.detail.taints.iter().find(refused)?;
+    Some(Reason::Taint { key: taint.key.clone(), value: taint.value.clone() })
 }
 
-/// Whether one of the pod's tolerations bears a taint.
-pub(super) fn bears(request: &Request, key: &str, value: &str, effect: &str) -> bool {
-    request.tolerations.iter().any(|toleration| tolerates(toleration, key, value, effect))
-}
-
-fn tolerates(toleration: &Toleration, key: &str, value: &str, effect: &str) -> bool {
-    let text = |field: &Option<String>| field.clone().unwrap_or_default();
-    let effect_matches = text(&toleration.effect).is_empty() || text(&toleration.effect) == effect;
-    let key_matches = text(&toleration.key).is_empty() || text(&toleration.key) == key;
-    let value_matches = match text(&toleration.operator).as_str() {
-        "Exists" => true,
-        "" | "Equal" => !text(&toleration.key).is_empty() && text(&toleration.value) == value,
-        _ => false,
-    };
-    effect_matches && key_matches && value_matches
+/// Does one of the tolerations bear the taint?
+pub(crate) fn tolerates(tolerations: &[Toleration], taint: &Taint) -> bool {
+    tolerations.iter().any(|toleration| {
+        let effect = toleration.effect.is_empty() || toleration.effect == taint.effect;
+        let key = toleration.key.is_empty() || toleration.key == taint.key;
+        effect && key && (toleration.operator == "Exists" || toleration.value == taint.value)
+    })
 }

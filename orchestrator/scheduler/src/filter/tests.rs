@@ -1,128 +1,179 @@
-//! Each check as a table.
+//! Filters as tables: each reason, and the words a user reads.
 
 use serde_json::{Value, json};
 
 use super::*;
-use crate::pod::Pod;
 
-fn node(value: Value) -> NodeRow {
-    let mut row = NodeRow::default();
-    let mut object = json!({ "metadata": { "name": "n" }, "status": { "allocatable": { "cpu": "2", "memory": "1Gi", "pods": "2" } } });
-    merge(&mut object, value);
-    row.describe(&serde_json::from_value(object).unwrap());
-    row
-}
-
-fn merge(into: &mut Value, from: Value) {
-    match (into, from) {
-        (Value::Object(into), Value::Object(from)) => {
-            from.into_iter().for_each(|(key, value)| merge(into.entry(key).or_insert(Value::Null), value));
+fn merge(base: &mut Value, over: Value) {
+    match (base, over) {
+        (Value::Object(base), Value::Object(over)) => {
+            for (key, value) in over {
+                merge(base.entry(key).or_insert(Value::Null), value);
+            }
         }
-        (into, from) => *into = from,
+        (base, over) => *base = over,
     }
 }
 
-fn request(spec: Value) -> Request {
-    let pod: Pod =
-        serde_json::from_value(json!({ "metadata": { "name": "p", "namespace": "d" }, "spec": spec }))
-            .unwrap();
-    Request::of(&pod, None)
-}
-
-fn why(spec: Value, on: Value) -> Vec<String> {
-    feasible(&request(spec), &node(on)).err().unwrap_or_default().iter().map(ToString::to_string).collect()
-}
-
-#[test]
-fn an_empty_pod_runs_on_an_empty_node() {
-    assert_eq!(why(json!({}), json!({})), Vec::<String>::new());
-}
-
-#[test]
-fn a_cordoned_node_takes_only_who_bears_it() {
-    let cordoned = || json!({ "spec": { "unschedulable": true } });
-    assert_eq!(why(json!({}), cordoned()), ["node(s) were unschedulable"]);
-    let bears =
-        json!({ "tolerations": [{ "key": "node.kubernetes.io/unschedulable", "operator": "Exists" }] });
-    assert_eq!(why(bears, cordoned()), Vec::<String>::new());
-}
-
-#[test]
-fn taints_need_a_toleration() {
-    let tainted =
-        |effect: &str| json!({ "spec": { "taints": [{ "key": "gpu", "value": "yes", "effect": effect }] } });
-    let refused = ["node(s) had untolerated taint {gpu: yes}"];
-    assert_eq!(why(json!({}), tainted("NoSchedule")), refused);
-    assert_eq!(why(json!({}), tainted("NoExecute")), refused);
-    assert_eq!(why(json!({}), tainted("PreferNoSchedule")), Vec::<String>::new());
-    let cases = [
-        (json!({ "key": "gpu", "operator": "Equal", "value": "yes" }), true),
-        (json!({ "key": "gpu", "value": "yes", "effect": "NoSchedule" }), true),
-        (json!({ "operator": "Exists" }), true),
-        (json!({ "key": "gpu", "value": "no" }), false),
-        (json!({ "key": "gpu", "operator": "Exists", "effect": "NoExecute" }), false),
-        (json!({ "operator": "Equal", "value": "yes" }), false),
-    ];
-    for (toleration, borne) in cases {
-        let spec = json!({ "tolerations": [toleration] });
-        assert_eq!(why(spec.clone(), tainted("NoSchedule")).is_empty(), borne, "{spec}");
+fn snapshot(changes: &[Value]) -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    for (at, change) in changes.iter().enumerate() {
+        let mut node = json!({
+            "metadata": {"name": format!("n{at}"), "labels": {"zone": "a", "size": "5"}},
+            "status": {"allocatable": {"cpu": "2", "memory": "1Gi", "pods": "3", "ephemeral-storage": "10Gi"},
+                       "runtimeHandlers": [{"name": "oci"}, {"name": "wasm"}]}
+        });
+        merge(&mut node, change.clone());
+        snapshot.set_node(serde_json::from_value(node).unwrap());
     }
+    snapshot
+}
+
+fn shape(spec: Value) -> Shape {
+    Shape::new(&serde_json::from_value(spec).unwrap(), None)
+}
+
+fn requests(resources: Value) -> Value {
+    json!({"containers": [{"resources": {"requests": resources}}]})
+}
+
+fn refusal(spec: Value, handler: Option<&str>, nodes: &[Value]) -> String {
+    let shape = shape(spec);
+    let demand = Demand { shape: &shape, handler };
+    let snapshot = snapshot(nodes);
+    let refused = (0..nodes.len()).all(|node| !fits(&demand, &snapshot, node));
+    assert!(refused, "some node would do");
+    explain(&demand, &snapshot).to_string()
 }
 
 #[test]
-fn labels_must_match() {
-    let labelled = || json!({ "metadata": { "labels": { "disk": "ssd", "size": "4" } } });
-    let expression = |operator: &str, key: &str, values: Value| {
-        json!({ "affinity": { "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms":
-            [{ "matchExpressions": [{ "key": key, "operator": operator, "values": values }] }] } } } })
+fn the_words_of_a_refusal() {
+    let curable = "preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.";
+    let hopeless = "preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
+    let plain = json!({});
+    let affinity = |operator: &str, values: Value| {
+        json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [{"matchExpressions": [{"key": "size", "operator": operator, "values": values}]}]}}}})
     };
-    let cases = [
-        (json!({ "nodeSelector": { "disk": "ssd" } }), true),
-        (json!({ "nodeSelector": { "disk": "hdd" } }), false),
-        (expression("In", "disk", json!(["hdd", "ssd"])), true),
-        (expression("NotIn", "disk", json!(["ssd"])), false),
-        (expression("NotIn", "missing", json!(["x"])), true),
-        (expression("Exists", "disk", json!(null)), true),
-        (expression("DoesNotExist", "disk", json!(null)), false),
-        (expression("Gt", "size", json!(["3"])), true),
-        (expression("Lt", "size", json!(["4"])), false),
-        (expression("Gt", "disk", json!(["3"])), false),
+    let table = [
+        (requests(json!({"cpu": "3"})), None, plain.clone(), "1 Insufficient cpu.", curable),
+        (
+            requests(json!({"cpu": "3", "memory": "2Gi"})),
+            None,
+            plain.clone(),
+            "1 Insufficient cpu, 1 Insufficient memory.",
+            curable,
+        ),
+        (
+            requests(json!({"example.com/gpu": "1"})),
+            None,
+            plain.clone(),
+            "1 Insufficient example.com/gpu.",
+            curable,
+        ),
+        (json!({}), None, json!({"status": {"allocatable": {"pods": "0"}}}), "1 Too many pods.", curable),
+        (
+            json!({"nodeSelector": {"zone": "b"}}),
+            None,
+            plain.clone(),
+            "1 node(s) didn't match Pod's node affinity/selector.",
+            hopeless,
+        ),
+        (
+            affinity("Gt", json!(["5"])),
+            None,
+            plain.clone(),
+            "1 node(s) didn't match Pod's node affinity/selector.",
+            hopeless,
+        ),
+        (
+            json!({}),
+            None,
+            json!({"spec": {"unschedulable": true}}),
+            "1 node(s) were unschedulable.",
+            hopeless,
+        ),
+        (
+            json!({"tolerations": [{"key": "other", "operator": "Exists"}]}),
+            None,
+            json!({"spec": {"taints": [{"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"}]}}),
+            "1 node(s) had untolerated taint {node-role.kubernetes.io/control-plane: }.",
+            hopeless,
+        ),
+        (
+            json!({}),
+            Some("kata"),
+            plain,
+            "1 node(s) didn't have the runtime handler \"kata\" (there are: oci, wasm).",
+            hopeless,
+        ),
     ];
-    for (spec, fits) in cases {
-        assert_eq!(why(spec.clone(), labelled()).is_empty(), fits, "{spec}");
+    for (spec, handler, node, reasons, preemption) in table {
+        let expected = format!("0/1 nodes are available: {reasons} {preemption}");
+        assert_eq!(refusal(spec, handler, &[node]), expected);
     }
 }
 
 #[test]
-fn runtimes_must_be_there_and_those_that_are_get_named() {
-    let handlers = json!({ "status": { "runtimeHandlers": [{ "name": "oci" }, { "name": "wasm" }] } });
-    let row = node(handlers);
-    let on = |runtime: Runtime| feasible(&Request { runtime, ..request(json!({})) }, &row);
-    assert!(on(Runtime::Handler("wasm".to_owned())).is_ok());
-    let kata = on(Runtime::Handler("kata".to_owned())).unwrap_err();
-    assert_eq!(kata[0].to_string(), "node(s) have no runtime handler \"kata\" (they have: oci, wasm)");
-    let unknown = on(Runtime::UnknownClass("x".to_owned())).unwrap_err();
-    assert!(unknown[0].to_string().contains("RuntimeClass \"x\" does not exist (handlers there: oci, wasm)"));
+fn reasons_are_counted_over_nodes() {
+    let text = refusal(
+        requests(json!({"cpu": "3"})),
+        None,
+        &[
+            json!({}),
+            json!({}),
+            json!({"spec": {"taints": [{"key": "k", "value": "v", "effect": "NoExecute"}]}}),
+        ],
+    );
+    assert_eq!(
+        text,
+        "0/3 nodes are available: 1 node(s) had untolerated taint {k: v}, 2 Insufficient cpu. preemption: 0/3 \
+         nodes are available: 1 Preemption is not helpful for scheduling, 2 No preemption victims found for \
+         incoming pod."
+    );
+    assert_eq!(refusal(json!({}), None, &[]), "no nodes available to schedule pods");
 }
 
 #[test]
-fn ports_of_the_node_are_held_once() {
-    let with = |port: Value| request(json!({ "containers": [{ "ports": [port] }] }));
-    let mut row = node(json!({}));
-    row.add(&with(json!({ "hostPort": 80, "hostIP": "10.0.0.1" })));
-    let free = |port: Value| feasible(&with(port), &row).is_ok();
-    assert!(!free(json!({ "hostPort": 80 })));
-    assert!(free(json!({ "hostPort": 80, "hostIP": "10.0.0.2" })));
-    assert!(free(json!({ "hostPort": 80, "protocol": "UDP" })));
-    assert!(free(json!({ "containerPort": 80 })));
+fn a_port_is_taken_once() {
+    let wants = shape(json!({"containers": [{"ports": [{"hostPort": 80}]}]}));
+    let mut snapshot = snapshot(&[json!({})]);
+    let demand = Demand { shape: &wants, handler: None };
+    assert!(fits(&demand, &snapshot, 0));
+    snapshot.add_pod("n0", &wants);
+    assert_eq!(reasons(&demand, &snapshot, 0), [Reason::Ports]);
+    snapshot.remove_pod("n0", &wants);
+    assert!(fits(&demand, &snapshot, 0));
 }
 
 #[test]
-fn every_lacking_resource_is_named() {
-    let much = json!({ "containers": [{ "resources": { "requests": { "cpu": "3", "memory": "2Gi" } } }] });
-    assert_eq!(why(much, json!({})), ["Insufficient cpu", "Insufficient memory"]);
-    let mut full = node(json!({}));
-    full.add(&request(json!({})));
-    full.add(&request(json!({})));
-    assert_eq!(feasible(&request(json!({})), &full), Err(vec![Refusal::Pods]));
+fn what_bears_everything_goes_anywhere() {
+    let node = json!({"spec": {"unschedulable": true, "taints": [{"key": "k", "effect": "NoExecute"}]}});
+    let tolerant = shape(json!({"tolerations": [{"operator": "Exists"}]}));
+    let snapshot = snapshot(&[node]);
+    assert!(fits(&Demand { shape: &tolerant, handler: Some("wasm") }, &snapshot, 0));
+}
+
+#[test]
+fn requirements_of_affinity() {
+    let detail = &snapshot(&[json!({})]).details[0];
+    let table = [
+        ("zone", "In", json!(["a", "b"]), true),
+        ("zone", "NotIn", json!(["a"]), false),
+        ("none", "NotIn", json!(["a"]), true),
+        ("none", "In", json!(["a"]), false),
+        ("zone", "Exists", json!([]), true),
+        ("none", "DoesNotExist", json!([]), true),
+        ("size", "Gt", json!(["4"]), true),
+        ("size", "Lt", json!(["5"]), false),
+        ("zone", "Gt", json!(["4"]), false),
+    ];
+    for (key, operator, values, expected) in table {
+        let term = json!({"matchExpressions": [{"key": key, "operator": operator, "values": values}]});
+        let term: crate::wire::Term = serde_json::from_value(term).unwrap();
+        assert_eq!(term_matches(&term, detail), expected, "{key} {operator} {values}");
+    }
+    let by_name = json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n0"]}]});
+    assert!(term_matches(&serde_json::from_value(by_name).unwrap(), detail));
+    assert!(!term_matches(&crate::wire::Term::default(), detail), "no requirement, no match");
 }

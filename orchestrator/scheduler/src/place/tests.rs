@@ -1,126 +1,185 @@
-//! Placement against an oracle written the slow and obvious way, and the texts.
+//! Placing checked against an obvious oracle: the same nodes will do, and none is ever overcommitted.
 
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::node::Node;
-use crate::pod::Pod;
+use crate::shape::Shape;
 
-fn node(name: &str, cpu: i64, memory: i64, pods: i64, zone: u8) -> Node {
-    serde_json::from_value(json!({
-        "metadata": { "name": name, "labels": { "zone": zone.to_string() } },
-        "status": { "allocatable": { "cpu": format!("{cpu}m"), "memory": memory.to_string(), "pods": pods.to_string() } },
-    }))
-    .unwrap()
+/// A node of the oracle.
+#[derive(Clone, Debug)]
+struct Plain {
+    cpu: i64,
+    memory: i64,
+    pods: i64,
+    gpus: i64,
+    zone: u8,
+    tainted: bool,
+    cordoned: bool,
+    handler: bool,
+    port_taken: bool,
 }
 
-fn request(number: usize, cpu: i64, memory: i64, zone: Option<u8>) -> Request {
-    let selector = zone.map(|zone| json!({ "zone": zone.to_string() })).unwrap_or(json!({}));
-    let pod: Pod = serde_json::from_value(json!({
-        "metadata": { "name": format!("p{number}"), "namespace": "d" },
-        "spec": { "nodeSelector": selector, "containers": [{ "resources": { "requests": { "cpu": format!("{cpu}m"), "memory": memory.to_string() } } }] },
-    }))
-    .unwrap();
-    Request::of(&pod, None)
+/// A pod of the oracle.
+#[derive(Clone, Debug)]
+struct Ask {
+    cpu: i64,
+    memory: i64,
+    gpus: i64,
+    zone: Option<u8>,
+    tolerant: bool,
+    handler: bool,
+    port: bool,
 }
 
-/// What a node has left, counted from nothing each time.
-struct Oracle {
-    nodes: Vec<(String, i64, i64, i64, u8)>,
-    placed: Vec<(String, i64, i64)>,
+fn node() -> impl Strategy<Value = Plain> {
+    (0..8i64, 0..8i64, 0..5i64, 0..3i64, 0..3u8, any::<[bool; 4]>()).prop_map(
+        |(cpu, memory, pods, gpus, zone, [tainted, cordoned, handler, port_taken])| Plain {
+            cpu,
+            memory,
+            pods,
+            gpus,
+            zone,
+            tainted,
+            cordoned: cordoned && tainted,
+            handler,
+            port_taken,
+        },
+    )
 }
 
-impl Oracle {
-    fn feasible(&self, cpu: i64, memory: i64, zone: Option<u8>) -> Vec<String> {
-        let room = |(name, c, m, p, z): &&(String, i64, i64, i64, u8)| {
-            let mine: Vec<_> = self.placed.iter().filter(|(node, ..)| node == name).collect();
-            let used = mine.iter().fold((0, 0), |(a, b), (_, c, m)| (a + c, b + m));
-            zone.is_none_or(|zone| zone == *z)
-                && (mine.len() as i64) < *p
-                && (cpu == 0 || used.0 + cpu <= *c)
-                && (memory == 0 || used.1 + memory <= *m)
-        };
-        self.nodes.iter().filter(room).map(|(name, ..)| name.clone()).collect()
+fn ask() -> impl Strategy<Value = Ask> {
+    (0..4i64, 0..4i64, 0..2i64, proptest::option::of(0..3u8), any::<[bool; 3]>()).prop_map(
+        |(cpu, memory, gpus, zone, [tolerant, handler, port])| Ask {
+            cpu,
+            memory,
+            gpus,
+            zone,
+            tolerant,
+            handler,
+            port,
+        },
+    )
+}
+
+impl Plain {
+    /// Would a pod do here, in as many words as it takes?
+    fn takes(&self, ask: &Ask) -> bool {
+        let resources =
+            ask.cpu <= self.cpu && ask.memory <= self.memory && ask.gpus <= self.gpus && self.pods > 0;
+        let zone = ask.zone.is_none_or(|zone| zone == self.zone);
+        let borne = ask.tolerant || (!self.tainted && !self.cordoned);
+        let handler = !ask.handler || self.handler;
+        let port = !ask.port || !self.port_taken;
+        resources && zone && borne && handler && port
     }
+
+    fn take(&mut self, ask: &Ask) {
+        self.cpu -= ask.cpu;
+        self.memory -= ask.memory;
+        self.gpus -= ask.gpus;
+        self.pods -= 1;
+        self.port_taken |= ask.port;
+    }
+
+    fn add_to(&self, snapshot: &mut Snapshot, name: &str) {
+        let taints = if self.tainted { json!([{"key": "k", "effect": "NoSchedule"}]) } else { json!([]) };
+        let handlers = if self.handler { json!([{"name": "h"}]) } else { json!([{"name": "other"}]) };
+        let pods = self.pods + i64::from(self.port_taken);
+        snapshot.set_node(
+            serde_json::from_value(json!({
+                "metadata": {"name": name, "labels": {"zone": self.zone.to_string()}},
+                "spec": {"unschedulable": self.cordoned, "taints": taints},
+                "status": {"runtimeHandlers": handlers, "allocatable": {"cpu": self.cpu.to_string(),
+                    "memory": self.memory.to_string(), "pods": pods.to_string(), "gpu": self.gpus.to_string()}}
+            }))
+            .unwrap(),
+        );
+        if self.port_taken {
+            let holder = json!({"containers": [{"ports": [{"hostPort": 80}]}]});
+            snapshot.add_pod(name, &Shape::new(&serde_json::from_value(holder).unwrap(), None));
+        }
+    }
+}
+
+fn shape(ask: &Ask) -> Shape {
+    let ports = if ask.port { json!([{"hostPort": 80}]) } else { json!([]) };
+    let mut spec = json!({"containers": [{"ports": ports, "resources": {"requests": {
+        "cpu": ask.cpu.to_string(), "memory": ask.memory.to_string(), "gpu": ask.gpus.to_string()}}}]});
+    if let Some(zone) = ask.zone {
+        spec["nodeSelector"] = json!({"zone": zone.to_string()});
+    }
+    if ask.tolerant {
+        spec["tolerations"] = json!([{"operator": "Exists"}]);
+    }
+    Shape::new(&serde_json::from_value(spec).unwrap(), Some("owner"))
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
     #[test]
-    fn no_node_is_ever_overcommitted_and_a_pod_waits_only_when_none_fits(
-        nodes in prop::collection::vec((0..3000_i64, 0..3000_i64, 0..6_i64, 0..3_u8), 1..8),
-        pods in prop::collection::vec((0..1500_i64, 0..1500_i64, prop::option::of(0..3_u8), any::<u64>()), 1..40),
-        gone in prop::collection::vec(any::<prop::sample::Index>(), 0..10),
+    fn the_same_nodes_will_do_and_none_is_overcommitted(
+        mut nodes in prop::collection::vec(node(), 0..12),
+        asks in prop::collection::vec((ask(), 1..8usize), 1..10),
+        seed in any::<u64>(),
     ) {
         let mut snapshot = Snapshot::default();
-        let mut oracle = Oracle { nodes: Vec::new(), placed: Vec::new() };
-        for (n, (cpu, memory, pods, zone)) in nodes.into_iter().enumerate() {
-            let name = format!("n{n}");
-            snapshot.set_node(&node(&name, cpu, memory, pods, zone));
-            oracle.nodes.push((name, cpu, memory, pods, zone));
+        for (at, node) in nodes.iter().enumerate() {
+            node.add_to(&mut snapshot, &format!("n{at}"));
         }
-        let mut keys = Vec::new();
-        for (n, (cpu, memory, zone, dice)) in pods.into_iter().enumerate() {
-            let wanted = request(n, cpu, memory, zone);
-            let feasible = oracle.feasible(cpu, memory, zone);
-            match place(&snapshot, &wanted, dice) {
-                Ok(node) => {
-                    prop_assert!(feasible.contains(&node), "{node} is not among {feasible:?}");
-                    keys.push((wanted.key.clone(), node.clone(), cpu, memory));
-                    snapshot.set_pod(wanted, &node);
-                    oracle.placed.push((node, cpu, memory));
-                }
-                Err(_) => prop_assert!(feasible.is_empty(), "{feasible:?} would take it"),
+        for (ask, count) in asks {
+            let shape = shape(&ask);
+            let demand = Demand { shape: &shape, handler: ask.handler.then_some("h") };
+            for (at, node) in nodes.iter().enumerate() {
+                prop_assert_eq!(filter::fits(&demand, &snapshot, at), node.takes(&ask), "{:?} on {:?}", ask, node);
+                prop_assert_eq!(filter::reasons(&demand, &snapshot, at).is_empty(), node.takes(&ask));
             }
-        }
-        for index in gone {
-            if keys.is_empty() { break; }
-            let (key, node, cpu, memory) = keys.remove(index.index(keys.len()));
-            prop_assert!(snapshot.remove_pod(&key));
-            let at = oracle.placed.iter().position(|p| *p == (node.clone(), cpu, memory)).unwrap();
-            oracle.placed.remove(at);
-            let again = oracle.feasible(cpu, memory, None);
-            prop_assert_eq!(place(&snapshot, &request(999, cpu, memory, None), 0).is_ok(), !again.is_empty());
+            let places = place(&demand, &snapshot, count, seed);
+            for id in &places {
+                prop_assert!(nodes[*id].takes(&ask), "{:?} is overcommitted by {:?}", nodes[*id], ask);
+                nodes[*id].take(&ask);
+                snapshot.add_pod(&format!("n{id}"), &shape);
+            }
+            if places.len() < count {
+                prop_assert!(nodes.iter().all(|node| !node.takes(&ask)), "there was room for {:?}", ask);
+            }
         }
     }
 }
 
 #[test]
-fn the_text_counts_nodes_by_reason() {
+fn pods_of_one_controller_are_spread() {
     let mut snapshot = Snapshot::default();
-    assert_eq!(
-        place(&snapshot, &request(0, 1, 1, None), 0).unwrap_err().to_string(),
-        "no nodes available to schedule pods"
-    );
-    snapshot.set_node(&node("a", 100, 100, 10, 0));
-    snapshot.set_node(&node("b", 100, 100, 10, 1));
-    snapshot.set_node(&node("c", 100, 1000, 10, 1));
-    let text = place(&snapshot, &request(0, 200, 500, Some(1)), 0).unwrap_err().to_string();
-    assert_eq!(
-        text,
-        "0/3 nodes are available: 1 Insufficient memory, 1 node(s) didn't match Pod's node affinity/selector, \
-         2 Insufficient cpu. preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
-    );
+    for at in 0..4 {
+        let node = json!({"metadata": {"name": format!("n{at}")},
+                          "status": {"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "100"}}});
+        snapshot.set_node(serde_json::from_value(node).unwrap());
+    }
+    let shape =
+        shape(&Ask { cpu: 0, memory: 0, gpus: 0, zone: None, tolerant: false, handler: false, port: false });
+    let mut places = place(&Demand { shape: &shape, handler: None }, &snapshot, 8, 1);
+    places.sort_unstable();
+    assert_eq!(places, [0, 0, 1, 1, 2, 2, 3, 3]);
 }
 
 #[test]
-fn a_deleted_node_takes_nothing_and_remembers_its_pods() {
+fn among_very_many_nodes_a_sample_is_compared() {
+    assert_eq!(
+        (enough(10), enough(200), enough(1000), enough(5000), enough(100_000)),
+        (10, 200, 420, 500, 5000)
+    );
     let mut snapshot = Snapshot::default();
-    snapshot.set_node(&node("a", 100, 100, 1, 0));
-    snapshot.set_pod(request(1, 50, 0, None), "a");
-    snapshot.remove_node("a");
-    assert!(place(&snapshot, &request(2, 1, 0, None), 0).is_err());
-    snapshot.set_node(&node("a", 100, 100, 2, 0));
-    assert!(place(&snapshot, &request(2, 51, 0, None), 0).is_err(), "the bound pod still counts");
-    assert!(place(&snapshot, &request(2, 50, 0, None), 0).is_ok());
-}
-
-#[test]
-fn a_pod_seen_twice_counts_once() {
-    let mut snapshot = Snapshot::default();
-    snapshot.set_node(&node("a", 100, 100, 9, 0));
-    snapshot.set_pod(request(1, 60, 0, None), "a");
-    snapshot.set_pod(request(1, 60, 0, None), "a");
-    assert!(place(&snapshot, &request(2, 40, 0, None), 0).is_ok());
-    assert_eq!(snapshot.node_of(&("d".to_owned(), "p1".to_owned())), Some("a"));
+    for at in 0..3000 {
+        // Only the last has room.
+        let cpu = if at == 2999 { "4" } else { "1" };
+        let node = json!({"metadata": {"name": format!("n{at}")},
+                          "status": {"allocatable": {"cpu": cpu, "memory": "8Gi", "pods": "100"}}});
+        snapshot.set_node(serde_json::from_value(node).unwrap());
+    }
+    let shape =
+        shape(&Ask { cpu: 3, memory: 0, gpus: 0, zone: None, tolerant: false, handler: false, port: false });
+    for seed in 0..20 {
+        assert_eq!(place(&Demand { shape: &shape, handler: None }, &snapshot, 1, seed), [2999]);
+    }
 }
