@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use catamaran_task::pods::TaskError;
 use catamaran_task::spec::{ContainerSpec, Output, Rootfs};
-use oci_spec::runtime::{Linux, Spec};
+use oci_spec::runtime::{Linux, LinuxIdMapping, Spec};
 
 use crate::cgroup::Cgroup;
 use crate::container::Container;
@@ -83,7 +83,7 @@ fn set_up(
     write(&record)?;
     let resources = spec.runtime_spec.linux().as_ref().and_then(|l| l.resources().as_ref());
     cgroup.create(resources).map_err(|e| failed(spec, "its cgroup", &e))?;
-    make_scratch(&spec.rootfs).map_err(|e| failed(spec, "make its scratch directories", &e))?;
+    make_scratch(spec).map_err(|e| failed(spec, "make its scratch directories", &e))?;
     let made = compile_plan(shim, spec, cgroup, directory)?;
     let launched =
         launch::launch(&made.plan).map_err(|e| TaskError::Failed(format!("create {}: {e}", spec.id.0)))?;
@@ -105,7 +105,7 @@ fn compile_plan(
     let Some(process) = spec.runtime_spec.process() else {
         return Err(TaskError::InvalidArgument(format!("create {}: no process", spec.id.0)));
     };
-    let owner = (process.user().uid(), process.user().gid());
+    let owner = on_the_node(&spec.runtime_spec, process.user().uid(), process.user().gid());
     let terminal = process.terminal() == Some(true);
     let prepared = stdio::prepare(directory.path(), &spec.output, &spec.stdin, owner, terminal)
         .map_err(|e| failed(spec, "open its input and output", &e))?;
@@ -150,14 +150,34 @@ fn last_steps(made: &Made) -> Vec<(u16, String)> {
     last.filter_map(|(number, op)| Some((u16::try_from(number).ok()?, op.describe(0)))).collect()
 }
 
-fn make_scratch(rootfs: &Rootfs) -> std::io::Result<()> {
-    let Rootfs::Overlay { scratch, .. } = rootfs else { return Ok(()) };
+/// Ids of a container as the node sees them: others where it has a user namespace of its own.
+fn on_the_node(spec: &Spec, uid: u32, gid: u32) -> (u32, u32) {
+    let linux = spec.linux().as_ref();
+    let mapped = |maps: Option<&Vec<LinuxIdMapping>>, id: u32| {
+        let find = |m: &LinuxIdMapping| {
+            let offset = id.checked_sub(m.container_id()).filter(|offset| *offset < m.size())?;
+            m.host_id().checked_add(offset)
+        };
+        maps.and_then(|maps| maps.iter().find_map(find)).unwrap_or(id)
+    };
+    (
+        mapped(linux.and_then(|l| l.uid_mappings().as_ref()), uid),
+        mapped(linux.and_then(|l| l.gid_mappings().as_ref()), gid),
+    )
+}
+
+fn make_scratch(spec: &ContainerSpec) -> std::io::Result<()> {
+    let Rootfs::Overlay { scratch, .. } = &spec.rootfs else { return Ok(()) };
     for name in ["upper", "work", "rootfs"] {
         match fs::create_dir(scratch.join(name)) {
             Err(e) if e.kind() == ErrorKind::NotFound => fs::create_dir_all(scratch.join(name))?,
             Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e),
             _ => {}
         }
+    }
+    let (uid, gid) = on_the_node(&spec.runtime_spec, 0, 0);
+    if (uid, gid) != (0, 0) {
+        std::os::unix::fs::chown(scratch.join("upper"), Some(uid), Some(gid))?;
     }
     remove_volatile_mark(&scratch.join("work"))
 }
@@ -191,5 +211,24 @@ fn complete(spec: &mut Spec) {
     }
     if linux.readonly_paths().is_none() {
         linux.set_readonly_paths(Some(get_default_readonly_paths()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_as_the_node_sees_them() {
+        let mut spec = Spec::default();
+        assert_eq!(on_the_node(&spec, 5, 6), (5, 6));
+        let map = |host: u32| {
+            let map = serde_json::json!([{"containerID": 0, "hostID": host, "size": 100}]);
+            serde_json::from_value::<Vec<LinuxIdMapping>>(map).unwrap()
+        };
+        let linux = spec.linux_mut().as_mut().unwrap();
+        linux.set_uid_mappings(Some(map(1000))).set_gid_mappings(Some(map(2000)));
+        assert_eq!(on_the_node(&spec, 5, 99), (1005, 2099));
+        assert_eq!(on_the_node(&spec, 100, 100), (100, 100), "outside the map");
     }
 }

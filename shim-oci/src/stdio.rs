@@ -99,7 +99,10 @@ pub(crate) fn open_output(path: &str) -> io::Result<OwnedFd> {
 
 /// The reading end of one of a container's own pipes, for the pump.
 pub(crate) fn open_reader(path: &Path) -> io::Result<OwnedFd> {
-    open_pipe(path, OFlags::RDONLY | OFlags::NONBLOCK)
+    let reader = open_pipe(path, OFlags::RDONLY | OFlags::NONBLOCK)?;
+    // The kernel tells a reader that the writers are gone only if it has seen one come: let it see one.
+    drop(open_pipe(path, OFlags::RDWR | OFlags::NONBLOCK)?);
+    Ok(reader)
 }
 
 /// A terminal's copy of a named pipe.
@@ -111,7 +114,7 @@ pub(crate) fn open_for_copy(path: &Path) -> io::Result<OwnedFd> {
 /// the end that the process reads is the writer's; where none comes, a holder keeps the pipe open
 /// until `close_stdin`.
 pub(crate) fn open_stdin(path: &Path) -> io::Result<(OwnedFd, Option<OwnedFd>)> {
-    let input = open_reader(path)?;
+    let input = open_pipe(path, OFlags::RDONLY | OFlags::NONBLOCK)?;
     let deadline = std::time::Instant::now() + WRITER_WAIT;
     loop {
         if has_or_had_writer(&input)? {

@@ -174,12 +174,15 @@ fn send_mapped_root(pid: u32, root: &Overlay, gate: &Gate) -> Result<(), LaunchE
     let context = sys::fsopen(c"overlay").map_err(failed(step))?;
     // SAFETY: fsopen has just made this descriptor; fsmount below takes it over.
     let context = unsafe { OwnedFd::from_raw_fd(context) };
+    // Open until the overlay is made: a detached mount goes with its last descriptor.
+    let mut layers = Vec::with_capacity(root.lower.len());
     for layer in &root.lower {
         let layer = sys::clone_tree(libc::AT_FDCWD, layer, false).map_err(failed(step))?;
         // SAFETY: open_tree has just made this descriptor.
         let layer = unsafe { OwnedFd::from_raw_fd(layer) };
         sys::mount_setattr(layer.as_raw_fd(), &map, false).map_err(failed(step))?;
         sys::fsconfig_fd(context.as_raw_fd(), c"lowerdir+", layer.as_raw_fd()).map_err(failed(step))?;
+        layers.push(layer);
     }
     sys::fsconfig(context.as_raw_fd(), c"upperdir", Some(&root.upper)).map_err(failed(step))?;
     sys::fsconfig(context.as_raw_fd(), c"workdir", Some(&root.work)).map_err(failed(step))?;
