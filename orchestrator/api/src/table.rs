@@ -52,9 +52,14 @@ pub fn row_conditions(resource: &Resource, object: &Value) -> Option<Value> {
     Some(json!([{"type": "Completed", "status": "True", "reason": reason, "message": message}]))
 }
 
-/// Columns and cells of the `Scale` subresource.
-pub fn scale() -> (&'static [Column], fn(&Value, Timestamp) -> Vec<Value>) {
-    (workload::SCALE.columns, workload::SCALE.cells)
+/// The columns of the `Scale` subresource.
+pub fn scale_columns() -> &'static [Column] {
+    workload::SCALE.columns
+}
+
+/// The cells of a Scale.
+pub fn scale_row(scale: &Value, now: Timestamp) -> Vec<Value> {
+    (workload::SCALE.cells)(scale, now)
 }
 
 fn printer(group: &str, plural: &str) -> &'static Printer {

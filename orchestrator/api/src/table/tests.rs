@@ -58,119 +58,71 @@ fn pod(init: &[Value], init_statuses: &[Value], statuses: &[Value], more: Value)
     pod
 }
 
+fn running(name: &str) -> Value {
+    json!({"name": name, "ready": true, "restartCount": 0, "state": {"running": {}}})
+}
+
+fn ended(name: &str) -> Value {
+    let state = json!({"terminated": {"exitCode": 0, "reason": "Completed"}});
+    json!({"name": name, "ready": false, "restartCount": 0, "state": state})
+}
+
+fn waiting(name: &str, reason: &str) -> Value {
+    json!({
+        "name": name, "ready": false, "restartCount": 3, "state": {"waiting": {"reason": reason}},
+        "lastState": {"terminated": {"finishedAt": "2024-05-01T09:55:00Z"}},
+    })
+}
+
+fn failed(exit: i64, signal: i64) -> Value {
+    json!({"name": "a", "restartCount": 0, "state": {"terminated": {"exitCode": exit, "signal": signal}}})
+}
+
+#[track_caller]
+fn shows(pod: Value, ready: &str, status: &str, restarts: &str) {
+    assert_eq!(pod_row(pod.clone()), (ready.into(), status.into(), restarts.into()), "{pod}");
+}
+
 #[test]
-fn pod_status() {
-    let running =
-        |name: &str| json!({"name": name, "ready": true, "restartCount": 0, "state": {"running": {}}});
-    let ended = |name: &str| json!({"name": name, "ready": false, "restartCount": 0, "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}});
-    let waiting = |name: &str, reason: &str| {
-        json!({"name": name, "ready": false, "restartCount": 3, "state": {"waiting": {"reason": reason}},
-        "lastState": {"terminated": {"finishedAt": "2024-05-01T09:55:00Z"}}})
-    };
-    let failed = |exit: i64, signal: i64| json!({"name": "a", "restartCount": 0, "state": {"terminated": {"exitCode": exit, "signal": signal}}});
-    let plain = json!({"name": "i"});
-    let sidecar = json!({"name": "i", "restartPolicy": "Always"});
+fn status_of_running_and_ended_pods() {
     let none = json!({});
-    let cases = [
-        (pod(&[], &[], &[], json!({"status": {"phase": "Pending"}})), ("0/2", "Pending", "0")),
-        (pod(&[], &[], &[running("a"), running("b")], none.clone()), ("2/2", "Running", "0")),
-        (
-            pod(&[], &[], &[waiting("a", "CrashLoopBackOff"), running("b")], none.clone()),
-            ("1/2", "CrashLoopBackOff", "3 (5m ago)"),
-        ),
-        (
-            pod(&[], &[], &[ended("a"), ended("b")], json!({"status": {"phase": "Succeeded"}})),
-            ("0/2", "Completed", "0"),
-        ),
-        (pod(&[], &[], &[ended("a"), running("b")], none.clone()), ("1/2", "NotReady", "0")),
-        (
-            pod(
-                &[],
-                &[],
-                &[ended("a"), running("b")],
-                json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}}),
-            ),
-            ("1/2", "Running", "0"),
-        ),
-        (pod(&[], &[], &[failed(7, 0)], json!({"status": {"phase": "Failed"}})), ("0/2", "ExitCode:7", "0")),
-        (pod(&[], &[], &[failed(137, 9)], none.clone()), ("0/2", "Signal:9", "0")),
-        (
-            pod(
-                &[plain.clone()],
-                &[waiting("i", "PodInitializing")],
-                &[],
-                json!({"status": {"phase": "Pending"}}),
-            ),
-            ("0/2", "Init:0/1", "3 (5m ago)"),
-        ),
-        (
-            pod(&[plain.clone()], &[waiting("i", "ImagePullBackOff")], &[], none.clone()),
-            ("0/2", "Init:ImagePullBackOff", "3 (5m ago)"),
-        ),
-        (
-            pod(
-                &[plain.clone()],
-                &[json!({"name": "i", "state": {"terminated": {"exitCode": 1, "reason": "Error"}}})],
-                &[],
-                none.clone(),
-            ),
-            ("0/2", "Init:Error", "0"),
-        ),
-        (
-            pod(
-                &[plain.clone()],
-                &[ended("i")],
-                &[waiting("a", "PodInitializing"), waiting("b", "PodInitializing")],
-                none.clone(),
-            ),
-            ("0/2", "PodInitializing", "6 (5m ago)"),
-        ),
-        (
-            pod(
-                &[sidecar],
-                &[
-                    json!({"name": "i", "started": true, "ready": true, "restartCount": 0, "state": {"running": {}}}),
-                ],
-                &[running("a"), running("b")],
-                none,
-            ),
-            ("3/3", "Running", "0"),
-        ),
-        (
-            pod(
-                &[],
-                &[],
-                &[running("a"), running("b")],
-                json!({"metadata": {"deletionTimestamp": "2024-05-01T10:00:00Z"}}),
-            ),
-            ("2/2", "Terminating", "0"),
-        ),
-        (
-            pod(
-                &[],
-                &[],
-                &[],
-                json!({"metadata": {"deletionTimestamp": "2024-05-01T10:00:00Z"}, "status": {"reason": "NodeLost"}}),
-            ),
-            ("0/2", "Unknown", "0"),
-        ),
-        (
-            pod(&[], &[], &[], json!({"status": {"phase": "Failed", "reason": "Evicted"}})),
-            ("0/2", "Evicted", "0"),
-        ),
-        (
-            pod(
-                &[],
-                &[],
-                &[],
-                json!({"status": {"phase": "Pending", "conditions": [{"type": "PodScheduled", "reason": "SchedulingGated"}]}}),
-            ),
-            ("0/2", "SchedulingGated", "0"),
-        ),
-    ];
-    for (pod, (ready, status, restarts)) in cases {
-        assert_eq!(pod_row(pod.clone()), (ready.into(), status.into(), restarts.into()), "{pod}");
-    }
+    let main = |statuses: &[Value], more: &Value| pod(&[], &[], statuses, more.clone());
+    let phase = |phase: &str| json!({"status": {"phase": phase}});
+    let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+    shows(main(&[], &phase("Pending")), "0/2", "Pending", "0");
+    shows(main(&[running("a"), running("b")], &none), "2/2", "Running", "0");
+    let crashing = [waiting("a", "CrashLoopBackOff"), running("b")];
+    shows(main(&crashing, &none), "1/2", "CrashLoopBackOff", "3 (5m ago)");
+    shows(main(&[ended("a"), ended("b")], &phase("Succeeded")), "0/2", "Completed", "0");
+    shows(main(&[ended("a"), running("b")], &none), "1/2", "NotReady", "0");
+    shows(main(&[ended("a"), running("b")], &ready), "1/2", "Running", "0");
+    shows(main(&[failed(7, 0)], &phase("Failed")), "0/2", "ExitCode:7", "0");
+    shows(main(&[failed(137, 9)], &none), "0/2", "Signal:9", "0");
+    let gone = json!({"metadata": {"deletionTimestamp": "2024-05-01T10:00:00Z"}});
+    shows(main(&[running("a"), running("b")], &gone), "2/2", "Terminating", "0");
+    let mut lost = gone;
+    lost["status"] = json!({"reason": "NodeLost"});
+    shows(main(&[], &lost), "0/2", "Unknown", "0");
+    shows(main(&[], &json!({"status": {"phase": "Failed", "reason": "Evicted"}})), "0/2", "Evicted", "0");
+    let gated = json!([{"type": "PodScheduled", "reason": "SchedulingGated"}]);
+    shows(main(&[], &json!({"status": {"conditions": gated}})), "0/2", "SchedulingGated", "0");
+}
+
+#[test]
+fn status_while_initializing() {
+    let none = json!({});
+    let init = |statuses: &[Value]| pod(&[json!({"name": "i"})], statuses, &[], none.clone());
+    shows(init(&[waiting("i", "PodInitializing")]), "0/2", "Init:0/1", "3 (5m ago)");
+    shows(init(&[waiting("i", "ImagePullBackOff")]), "0/2", "Init:ImagePullBackOff", "3 (5m ago)");
+    let error = json!({"name": "i", "state": {"terminated": {"exitCode": 1, "reason": "Error"}}});
+    shows(init(&[error]), "0/2", "Init:Error", "0");
+    let main = [waiting("a", "PodInitializing"), waiting("b", "PodInitializing")];
+    let plain = [json!({"name": "i"})];
+    shows(pod(&plain, &[ended("i")], &main, none.clone()), "0/2", "PodInitializing", "6 (5m ago)");
+    let mut started = running("i");
+    started["started"] = json!(true);
+    let sidecar = [json!({"name": "i", "restartPolicy": "Always"})];
+    shows(pod(&sidecar, &[started], &[running("a"), running("b")], none.clone()), "3/3", "Running", "0");
 }
 
 #[test]

@@ -45,13 +45,13 @@ pub(super) struct FieldShape<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum KeyError {
     #[error("associative list with keys may not have non-map elements")]
-    NoMap,
+    NotAMap,
     #[error(
         "associative list with keys has an element that omits all key fields {0:?} (and doesn't have default values for any key fields)"
     )]
-    NoKeys(Vec<String>),
+    KeysMissing(Vec<String>),
     #[error("associative list without keys has an element that's no scalar")]
-    NoScalar,
+    NotAScalar,
 }
 
 impl<'a> Shape<'a> {
@@ -163,11 +163,11 @@ impl<'a> Shape<'a> {
     pub(super) fn element(self, kind: Kind, item: &Value) -> Result<Element, KeyError> {
         if kind == Kind::Set {
             return match item {
-                Value::Object(_) | Value::Array(_) | Value::Null => Err(KeyError::NoScalar),
+                Value::Object(_) | Value::Array(_) | Value::Null => Err(KeyError::NotAScalar),
                 scalar => Ok(Element::Value(Scalar::of(scalar))),
             };
         }
-        let fields: &Map<String, Value> = item.as_object().ok_or(KeyError::NoMap)?;
+        let fields: &Map<String, Value> = item.as_object().ok_or(KeyError::NotAMap)?;
         let names = self.keys();
         let mut key: Vec<(String, Scalar)> = Vec::with_capacity(names.len());
         for name in &names {
@@ -176,7 +176,7 @@ impl<'a> Shape<'a> {
             key.extend(value.map(|value| ((*name).to_owned(), Scalar::of(&value))));
         }
         if key.is_empty() {
-            return Err(KeyError::NoKeys(names.into_iter().map(str::to_owned).collect()));
+            return Err(KeyError::KeysMissing(names.into_iter().map(str::to_owned).collect()));
         }
         key.sort();
         Ok(Element::Key(key))

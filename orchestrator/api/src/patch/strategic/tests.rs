@@ -120,7 +120,8 @@ fn element_order() {
         list.as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap().to_owned()).collect()
     };
     let list = |names: &[&str]| -> Value { names.iter().map(|n| json!({"name": n})).collect() };
-    let cases: &[(&[&str], &[&str], &[&str], &[&str])] = &[
+    type Names = &'static [&'static str];
+    let cases: &[(Names, Names, Names, Names)] = &[
         // server, patch, order, expected
         (&["a", "b"], &[], &["b", "a"], &["b", "a"]),
         (&["a", "b"], &["c"], &["a", "c", "b"], &["a", "c", "b"]),

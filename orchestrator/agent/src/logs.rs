@@ -1,0 +1,256 @@
+//! Container logs in the CRI format (`TIME stdout|stderr F|P text`): parsing, the last lines, following.
+
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio::sync::mpsc;
+
+/// How often a file that is followed is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+const BLOCK: usize = 64 << 10;
+
+/// One entry of a log file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry<'a> {
+    pub(crate) time: &'a str,
+    pub(crate) end: End,
+    pub(crate) text: &'a [u8],
+}
+
+/// Whether an entry ends a line of the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Full,
+    Partial,
+}
+
+/// What is asked of a log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Query {
+    pub(crate) follow: bool,
+    pub(crate) tail: Option<u64>,
+    pub(crate) since: Option<Timestamp>,
+    pub(crate) timestamps: bool,
+    pub(crate) limit_bytes: Option<u64>,
+}
+
+// === impl ===
+
+impl<'a> Entry<'a> {
+    /// An entry from a line of the file, without its newline.
+    pub(crate) fn parse(line: &'a [u8]) -> Option<Self> {
+        let mut parts = line.splitn(4, |byte| *byte == b' ');
+        let time = std::str::from_utf8(parts.next()?).ok()?;
+        matches!(parts.next()?, b"stdout" | b"stderr").then_some(())?;
+        let tags = parts.next()?;
+        let text = parts.next().unwrap_or_default();
+        let end = if tags.split(|byte| *byte == b':').any(|tag| tag == b"P") { End::Partial } else { End::Full };
+        Some(Entry { time, end, text })
+    }
+}
+
+impl Query {
+    /// What a reader of the log sees of a line of the file; `None` when it is not asked for.
+    fn show(&self, line: &[u8]) -> Option<Vec<u8>> {
+        let Some(entry) = Entry::parse(line) else { return None };
+        if let Some(since) = self.since
+            && entry.time.parse::<Timestamp>().is_ok_and(|time| time < since)
+        {
+            return None;
+        }
+        let mut shown = Vec::with_capacity(entry.text.len() + 40);
+        if self.timestamps {
+            shown.extend_from_slice(entry.time.as_bytes());
+            shown.push(b' ');
+        }
+        shown.extend_from_slice(entry.text);
+        if entry.end == End::Full {
+            shown.push(b'\n');
+        }
+        Some(shown)
+    }
+}
+
+/// Sends what is asked for, until the file ends or (following) until `running` says that nothing more will come.
+/// Ends early when nobody reads.
+pub(crate) async fn stream<F>(path: PathBuf, query: Query, running: impl Fn() -> F, to: mpsc::Sender<io::Result<Bytes>>) -> io::Result<()>
+where
+    F: Future<Output = bool>,
+{
+    let tail = query.tail;
+    let start = {
+        let path = path.clone();
+        tokio::task::spawn_blocking(move || tail.map_or(Ok(0), |lines| offset_of_last(&path, lines))).await.map_err(io::Error::other)??
+    };
+    let mut file = tokio::fs::File::open(&path).await?;
+    file.seek(SeekFrom::Start(start)).await?;
+    let mut left = query.limit_bytes.unwrap_or(u64::MAX);
+    let mut rest: Vec<u8> = Vec::new();
+    let mut buffer = vec![0_u8; BLOCK];
+    let mut ended = false;
+    loop {
+        let read = file.read(&mut buffer).await?;
+        if read == 0 {
+            if !query.follow || ended {
+                return Ok(());
+            }
+            // One more look after it ended: the last lines may have come in between.
+            ended = !running().await;
+            if !ended {
+                tokio::select! {
+                    () = tokio::time::sleep(LOOK) => {}
+                    () = to.closed() => return Ok(()),
+                }
+            }
+            continue;
+        }
+        rest.extend_from_slice(&buffer[..read]);
+        let shown = take_lines(&mut rest, &query);
+        let fits = usize::try_from(left).unwrap_or(usize::MAX).min(shown.len());
+        left -= fits as u64;
+        if fits > 0 && to.send(Ok(Bytes::copy_from_slice(&shown[..fits]))).await.is_err() {
+            return Ok(());
+        }
+        if left == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// All whole lines, as they are shown; the unfinished one stays.
+fn take_lines(rest: &mut Vec<u8>, query: &Query) -> Vec<u8> {
+    let Some(last) = rest.iter().rposition(|byte| *byte == b'\n') else { return Vec::new() };
+    let shown = rest[..last].split(|byte| *byte == b'\n').filter_map(|line| query.show(line)).flatten().collect();
+    rest.drain(..=last);
+    shown
+}
+
+/// Where the last `lines` lines begin.
+fn offset_of_last(path: &Path, lines: u64) -> io::Result<u64> {
+    let mut file = std::fs::File::open(path)?;
+    let size = file.metadata()?.len();
+    if lines == 0 {
+        return Ok(size);
+    }
+    let mut position = size;
+    let mut found = 0;
+    let mut block = vec![0_u8; BLOCK];
+    while position > 0 {
+        let length = position.min(BLOCK as u64);
+        position -= length;
+        let length = usize::try_from(length).unwrap_or(BLOCK);
+        file.seek(SeekFrom::Start(position))?;
+        file.read_exact(&mut block[..length])?;
+        for at in (0..length).rev() {
+            let offset = position + at as u64;
+            // The newline at the very end ends the last line, it does not begin another.
+            if block[at] == b'\n' && offset + 1 != size {
+                found += 1;
+                if found == lines {
+                    return Ok(offset + 1);
+                }
+            }
+        }
+    }
+    Ok(0)
+}
+
+/// The last lines of a log as one text, for a termination message.
+pub(crate) fn last_lines(path: &Path, lines: u64, bytes: usize) -> Option<String> {
+    let start = offset_of_last(path, lines).ok()?;
+    let mut file = std::fs::File::open(path).ok()?;
+    file.seek(SeekFrom::Start(start)).ok()?;
+    let mut raw = Vec::new();
+    file.take(1 << 20).read_to_end(&mut raw).ok()?;
+    let shown = take_lines(&mut raw, &Query::default());
+    let from = shown.len().saturating_sub(bytes);
+    (!shown.is_empty()).then(|| String::from_utf8_lossy(&shown[from..]).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOG: &str = "2026-11-21T13:00:00.000000001Z stdout F one\n\
+        2026-11-21T13:00:01.000000001Z stderr P tw\n\
+        2026-11-21T13:00:02.000000001Z stderr F o\n\
+        2026-11-21T13:00:03.000000001Z stdout F \n\
+        2026-11-21T13:00:04.000000001Z stdout F a b  c\n";
+
+    async fn shown(query: Query) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        std::fs::write(&path, LOG).unwrap();
+        let (to, mut from) = mpsc::channel(16);
+        stream(path, query, || async { false }, to).await.unwrap();
+        let mut text = Vec::new();
+        while let Some(Ok(bytes)) = from.recv().await {
+            text.extend_from_slice(&bytes);
+        }
+        String::from_utf8(text).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_is_asked_for_is_shown() {
+        let since = |text: &str| Some(text.parse().unwrap());
+        let table = [
+            (Query::default(), "one\ntwo\n\na b  c\n"),
+            (Query { tail: Some(2), ..Query::default() }, "\na b  c\n"),
+            (Query { tail: Some(0), ..Query::default() }, ""),
+            (Query { tail: Some(99), ..Query::default() }, "one\ntwo\n\na b  c\n"),
+            (Query { since: since("2026-11-21T13:00:03Z"), ..Query::default() }, "\na b  c\n"),
+            (Query { limit_bytes: Some(5), ..Query::default() }, "one\nt"),
+            (Query { tail: Some(1), timestamps: true, ..Query::default() }, "2026-11-21T13:00:04.000000001Z a b  c\n"),
+        ];
+        for (query, expected) in table {
+            assert_eq!(shown(query.clone()).await, expected, "{query:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_log_is_followed_to_the_end_of_its_container() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        std::fs::write(&path, LOG).unwrap();
+        let (to, mut from) = mpsc::channel(16);
+        let running = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let flag = running.clone();
+        let query = Query { follow: true, tail: Some(1), ..Query::default() };
+        let task = tokio::spawn(stream(path.clone(), query, move || {
+            let running = flag.load(std::sync::atomic::Ordering::Relaxed);
+            async move { running }
+        }, to));
+        assert_eq!(from.recv().await.unwrap().unwrap(), "a b  c\n");
+        use std::io::Write;
+        let mut file = std::fs::File::options().append(true).open(&path).unwrap();
+        file.write_all(b"2026-11-21T13:00:05Z stdout F more").unwrap();
+        file.write_all(b"\n").unwrap();
+        assert_eq!(from.recv().await.unwrap().unwrap(), "more\n");
+        running.store(false, std::sync::atomic::Ordering::Relaxed);
+        assert!(from.recv().await.is_none());
+        task.await.unwrap().unwrap();
+    }
+
+    #[test]
+    fn entries() {
+        let entry = Entry::parse(b"2026-11-21T13:00:00Z stdout P:x text here").unwrap();
+        assert_eq!((entry.end, entry.text), (End::Partial, &b"text here"[..]));
+        for wrong in ["", "x", "2026-11-21T13:00:00Z", "2026-11-21T13:00:00Z stdin F x"] {
+            assert_eq!(Entry::parse(wrong.as_bytes()), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn last_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        std::fs::write(&path, LOG).unwrap();
+        assert_eq!(last_lines(&path, 2, 100).as_deref(), Some("\na b  c\n"));
+        assert_eq!(last_lines(&path, 80, 4).as_deref(), Some("  c\n"));
+        assert_eq!(last_lines(&dir.path().join("none"), 80, 4), None);
+    }
+}

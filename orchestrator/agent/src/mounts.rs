@@ -1,0 +1,182 @@
+//! Which directories and files a container sees where: its volume mounts, with sub-paths resolved inside the volume.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeMount};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
+use serde_json::{Value, json};
+
+use crate::config::PodPaths;
+use crate::env::expand;
+use crate::members::spec;
+
+/// One directory or file of the node shown to a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct BindMount {
+    pub(crate) source: PathBuf,
+    pub(crate) target: PathBuf,
+    pub(crate) access: Access,
+    pub(crate) propagation: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    ReadOnly,
+    ReadWrite,
+}
+
+/// A mount that cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MountError {
+    #[error("the container mounts the volume {0:?}, which the pod does not have")]
+    NoVolume(String),
+    #[error("subPath {path:?} of volume {volume:?} leads out of the volume, or cannot be made")]
+    SubPath {
+        volume: String,
+        path: String,
+        #[source]
+        source: io::Error,
+    },
+}
+
+// === impl ===
+
+impl BindMount {
+    /// An entry of `mounts` in the runtime specification.
+    pub(crate) fn to_oci(&self) -> Value {
+        let access = match self.access {
+            Access::ReadOnly => "ro",
+            Access::ReadWrite => "rw",
+        };
+        json!({"destination": self.target, "type": "bind", "source": self.source,
+            "options": ["rbind", self.propagation, access]})
+    }
+}
+
+/// The mounts of a container, in the order of its spec.
+pub(crate) fn of_container(
+    pod: &Pod,
+    container: &Container,
+    paths: &PodPaths,
+    env: &[(String, String)],
+) -> Result<Vec<BindMount>, MountError> {
+    let mounts = container.volume_mounts.iter().flatten();
+    mounts.map(|mount| one(pod, mount, paths, env)).collect()
+}
+
+fn one(pod: &Pod, mount: &VolumeMount, paths: &PodPaths, env: &[(String, String)]) -> Result<BindMount, MountError> {
+    let volumes = spec(pod).volumes.iter().flatten();
+    let volume = volumes
+        .clone()
+        .find(|volume| volume.name == mount.name)
+        .ok_or_else(|| MountError::NoVolume(mount.name.clone()))?;
+    let root = source(volume, paths);
+    let sub_path = match (&mount.sub_path_expr, &mount.sub_path) {
+        (Some(expression), _) if !expression.is_empty() => expand(expression, env),
+        (_, Some(path)) => path.clone(),
+        _ => String::new(),
+    };
+    let source = if sub_path.is_empty() {
+        root
+    } else {
+        let failed = |source| MountError::SubPath { volume: mount.name.clone(), path: sub_path.clone(), source };
+        sub_directory(&root, Path::new(&sub_path), is_generated(volume)).map_err(failed)?
+    };
+    let access = if mount.read_only == Some(true) || is_generated(volume) { Access::ReadOnly } else { Access::ReadWrite };
+    let propagation = match mount.mount_propagation.as_deref() {
+        Some("HostToContainer") => "rslave",
+        Some("Bidirectional") => "rshared",
+        _ => "rprivate",
+    };
+    Ok(BindMount { source, target: PathBuf::from(&mount.mount_path), access, propagation })
+}
+
+/// Volumes that the agent writes are read-only to containers.
+fn is_generated(volume: &Volume) -> bool {
+    volume.config_map.is_some() || volume.secret.is_some() || volume.projected.is_some() || volume.downward_api.is_some()
+}
+
+/// Where a volume's content lies on the node.
+fn source(volume: &Volume, paths: &PodPaths) -> PathBuf {
+    match &volume.host_path {
+        Some(host) => PathBuf::from(&host.path),
+        None => paths.volume(&volume.name),
+    }
+}
+
+/// A path below `root` that no symbolic link leads out of; missing directories are made in volumes that containers
+/// may write to.
+fn sub_directory(root: &Path, path: &Path, generated: bool) -> io::Result<PathBuf> {
+    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let directory = openat(CWD, root, flags | OFlags::DIRECTORY, Mode::empty())?;
+    let mut so_far = PathBuf::new();
+    for part in path.components() {
+        so_far.push(part);
+        match openat2(&directory, &so_far, flags, Mode::empty(), beneath) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::NOENT) if !generated => make_one(&directory, &so_far, beneath)?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let found = openat2(&directory, path, flags, Mode::empty(), beneath)?;
+    // The name without symbolic links: nobody can bend it between here and the mount.
+    std::fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd()))
+}
+
+fn make_one(root: &OwnedFd, path: &Path, beneath: ResolveFlags) -> io::Result<()> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = openat2(root, parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), beneath)?;
+    Ok(mkdirat(&parent, name, Mode::from_raw_mode(0o755))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mounts(dir: &Path, mount: Value) -> Result<Vec<BindMount>, MountError> {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {
+            "containers": [{"name": "c", "volumeMounts": [mount]}],
+            "volumes": [{"name": "data", "emptyDir": {}}, {"name": "conf", "configMap": {"name": "x"}}]}}))
+        .unwrap();
+        let paths = PodPaths { root: dir.to_owned(), run: dir.join("run") };
+        std::fs::create_dir_all(paths.volume("data")).unwrap();
+        std::fs::create_dir_all(paths.volume("conf")).unwrap();
+        of_container(&pod, &spec(&pod).containers[0], &paths, &[("POD".into(), "web-0".into())])
+    }
+
+    #[test]
+    fn sub_paths_stay_inside() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = std::fs::canonicalize(dir.path()).unwrap();
+        let sub = |path: &str| mounts(&root, json!({"name": "data", "mountPath": "/d", "subPath": path}));
+        assert_eq!(sub("a/b").unwrap()[0].source, root.join("volumes/data/a/b"));
+        std::os::unix::fs::symlink("/etc", root.join("volumes/data/out")).unwrap();
+        std::os::unix::fs::symlink("a", root.join("volumes/data/in")).unwrap();
+        assert_eq!(sub("in/b").unwrap()[0].source, root.join("volumes/data/a/b"));
+        for hostile in ["out", "out/passwd", "../../../etc", "a/../../conf"] {
+            assert!(sub(hostile).is_err(), "{hostile}");
+        }
+    }
+
+    #[test]
+    fn what_the_agent_writes_is_read_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let access = |mount| mounts(dir.path(), mount).unwrap()[0].access;
+        assert_eq!(access(json!({"name": "conf", "mountPath": "/c"})), Access::ReadOnly);
+        assert_eq!(access(json!({"name": "data", "mountPath": "/c"})), Access::ReadWrite);
+        assert_eq!(access(json!({"name": "data", "mountPath": "/c", "readOnly": true})), Access::ReadOnly);
+        assert!(mounts(dir.path(), json!({"name": "no", "mountPath": "/c"})).is_err());
+    }
+
+    #[test]
+    fn expressions_are_expanded() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = std::fs::canonicalize(dir.path()).unwrap();
+        let mount = json!({"name": "data", "mountPath": "/d", "subPathExpr": "logs/$(POD)"});
+        assert_eq!(mounts(&root, mount).unwrap()[0].source, root.join("volumes/data/logs/web-0"));
+    }
+}

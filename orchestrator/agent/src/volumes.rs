@@ -1,0 +1,231 @@
+//! The volumes of a pod: made before its first container starts, brought up to date while it runs, taken away when
+//! it is released.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `atomic` | a directory whose content changes all at once (`..data`) |
+//! | `generated` | configMap, secret, downwardAPI, projected: what files they hold |
+//! | `token` | service-account tokens and when a new one is due |
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, HostPathVolumeSource, Pod, Volume};
+use rustix::mount::{MountFlags, mount};
+use tracing::warn;
+
+use catamaran_api::quantity::Quantity;
+use catamaran_client::error::Chain;
+
+use crate::config::PodPaths;
+use crate::context::Context;
+use crate::members::spec;
+use crate::namespaces::{is_mount_point, unmount_if_mounted};
+
+mod atomic;
+mod generated;
+mod token;
+
+use generated::Wanted;
+
+/// A volume that cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum VolumeError {
+    #[error("MountVolume.SetUp failed for volume {volume:?} : {kind} {name:?} not found")]
+    NoObject { volume: String, kind: &'static str, name: String },
+    #[error("MountVolume.SetUp failed for volume {volume:?} : {kind} {name:?} references non-existent key: {key}")]
+    NoKey { volume: String, kind: &'static str, name: String, key: String },
+    #[error("MountVolume.SetUp failed for volume {volume:?} : {what} cannot be read from the API")]
+    Read {
+        volume: String,
+        what: String,
+        #[source]
+        source: kube::Error,
+    },
+    #[error("MountVolume.SetUp failed for volume {volume:?} : {why}")]
+    Field { volume: String, why: String },
+    #[error("MountVolume.SetUp failed for volume {volume:?} : {path} cannot be written")]
+    Write {
+        volume: String,
+        path: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("MountVolume.SetUp failed for volume {volume:?} : hostPath type check failed: {path} is not a {expected}")]
+    HostPath { volume: String, path: String, expected: String },
+    #[error("MountVolume.SetUp failed for volume {volume:?} : this kind of volume is not known to this node")]
+    Unsupported { volume: String },
+    #[error("the volumes of the pod cannot be unmounted")]
+    Unmount(#[source] io::Error),
+}
+
+/// Makes all volumes. Asking again brings them up to date.
+pub(crate) async fn set_up(context: &Context, pod: &Pod, paths: &PodPaths, ip: Option<Ipv4Addr>) -> Result<(), VolumeError> {
+    for volume in spec(pod).volumes.iter().flatten() {
+        one(context, pod, volume, paths, ip).await?;
+    }
+    Ok(())
+}
+
+/// Brings generated volumes up to date. What fails is told, and tried again with the next round.
+pub(crate) async fn refresh(context: &Context, pod: &Pod, paths: &PodPaths, ip: Option<Ipv4Addr>) {
+    for volume in spec(pod).volumes.iter().flatten().filter(|volume| generated::is(volume)) {
+        if let Err(error) = one(context, pod, volume, paths, ip).await {
+            warn!(volume = volume.name, error = %Chain(&error), "a volume is not brought up to date");
+        }
+    }
+}
+
+/// Takes all volumes away. What lies on the node by itself (`hostPath`) stays.
+pub(crate) async fn tear_down(paths: &PodPaths) -> Result<(), VolumeError> {
+    let root = paths.volumes();
+    let work = move || -> io::Result<()> {
+        let entries = match std::fs::read_dir(&root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            unmount_if_mounted(&entry?.path())?;
+        }
+        std::fs::remove_dir_all(&root)
+    };
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other).and_then(|done| done).map_err(VolumeError::Unmount)
+}
+
+async fn one(
+    context: &Context,
+    pod: &Pod,
+    volume: &Volume,
+    paths: &PodPaths,
+    ip: Option<Ipv4Addr>,
+) -> Result<(), VolumeError> {
+    let place = paths.volume(&volume.name);
+    let write = |source| VolumeError::Write {
+        volume: volume.name.clone(),
+        path: place.display().to_string(),
+        source,
+    };
+    if let Some(empty) = &volume.empty_dir {
+        return empty_dir(empty, pod, &place).map_err(write);
+    }
+    if let Some(host) = &volume.host_path {
+        return host_path(host, volume);
+    }
+    if !generated::is(volume) {
+        return Err(VolumeError::Unsupported { volume: volume.name.clone() });
+    }
+    let wanted = Wanted { context, pod, volume, ip, place: &place };
+    let files = wanted.files().await?;
+    let owner = fs_group(pod);
+    let target = place.clone();
+    let written = tokio::task::spawn_blocking(move || atomic::write(&target, &files, owner)).await;
+    written.map_err(io::Error::other).and_then(|done| done).map_err(write)
+}
+
+/// The group that owns volumes.
+fn fs_group(pod: &Pod) -> Option<u32> {
+    spec(pod).security_context.as_ref()?.fs_group.and_then(|group| u32::try_from(group).ok())
+}
+
+/// A directory of the pod's own, or a tmpfs.
+fn empty_dir(empty: &EmptyDirVolumeSource, pod: &Pod, place: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let fresh = !place.exists();
+    std::fs::create_dir_all(place)?;
+    if empty.medium.as_deref() == Some("Memory") && !is_mount_point(place)? {
+        let limit = empty.size_limit.as_ref().and_then(|limit| Quantity::parse(&limit.0).ok()).map(Quantity::value);
+        let size = limit.filter(|bytes| *bytes > 0).map(|bytes| format!(",size={bytes}")).unwrap_or_default();
+        let options = std::ffi::CString::new(format!("mode=0777{size}"))?;
+        mount("tmpfs", place, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(&*options))?;
+    }
+    if fresh {
+        let group = fs_group(pod);
+        std::os::unix::fs::chown(place, None, group)?;
+        let mode = if group.is_some() { 0o2777 } else { 0o777 };
+        std::fs::set_permissions(place, std::fs::Permissions::from_mode(mode))?;
+    }
+    Ok(())
+}
+
+/// Checks, and where the type says so makes, what lies on the node.
+fn host_path(host: &HostPathVolumeSource, volume: &Volume) -> Result<(), VolumeError> {
+    use std::os::unix::fs::FileTypeExt;
+    let path = Path::new(&host.path);
+    let kind = host.type_.as_deref().unwrap_or_default();
+    let made = match kind {
+        "DirectoryOrCreate" if !path.exists() => std::fs::create_dir_all(path),
+        "FileOrCreate" if !path.exists() => std::fs::File::create(path).map(drop),
+        _ => Ok(()),
+    };
+    made.map_err(|source| VolumeError::Write { volume: volume.name.clone(), path: host.path.clone(), source })?;
+    let meta = std::fs::metadata(path);
+    let fits = |test: fn(&std::fs::FileType) -> bool| meta.as_ref().is_ok_and(|meta| test(&meta.file_type()));
+    let good = match kind {
+        "" => meta.is_ok(),
+        "Directory" | "DirectoryOrCreate" => fits(std::fs::FileType::is_dir),
+        "File" | "FileOrCreate" => fits(std::fs::FileType::is_file),
+        "Socket" => fits(|kind| kind.is_socket()),
+        "CharDevice" => fits(|kind| kind.is_char_device()),
+        "BlockDevice" => fits(|kind| kind.is_block_device()),
+        _ => false,
+    };
+    if good {
+        return Ok(());
+    }
+    let expected = if kind.is_empty() { "file or directory that exists".to_owned() } else { kind.to_lowercase() };
+    Err(VolumeError::HostPath { volume: volume.name.clone(), path: host.path.clone(), expected })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(context: serde_json::Value) -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"containers": [], "securityContext": context}}))
+            .unwrap()
+    }
+
+    #[test]
+    fn an_empty_dir_belongs_to_the_group() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("v");
+        empty_dir(&EmptyDirVolumeSource::default(), &pod(json!({"fsGroup": 2000})), &place).unwrap();
+        let meta = std::fs::metadata(&place).unwrap();
+        assert_eq!((meta.gid(), meta.mode() & 0o7777), (2000, 0o2777));
+    }
+
+    #[tokio::test]
+    async fn memory_is_a_mount_that_goes_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = PodPaths { root: dir.path().to_owned(), run: dir.path().join("run") };
+        let source = serde_json::from_value(json!({"medium": "Memory", "sizeLimit": "1Mi"})).unwrap();
+        for _ in 0..2 {
+            empty_dir(&source, &pod(json!({})), &paths.volume("m")).unwrap();
+        }
+        assert!(is_mount_point(&paths.volume("m")).unwrap());
+        assert!(std::fs::write(paths.volume("m").join("big"), vec![0; 2 << 20]).is_err());
+        tear_down(&paths).await.unwrap();
+        tear_down(&paths).await.unwrap();
+        assert!(!paths.volumes().exists());
+    }
+
+    #[test]
+    fn host_paths_are_checked() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        let check = |name: &str, kind: &str| {
+            let source = HostPathVolumeSource { path: path(name), type_: Some(kind.to_owned()) };
+            host_path(&source, &Volume { name: "v".into(), ..Volume::default() })
+        };
+        assert!(check("none", "").is_err());
+        assert!(check("d", "Directory").is_err());
+        assert!(check("d", "DirectoryOrCreate").is_ok());
+        assert!(check("d", "File").is_err());
+        assert!(check("f", "FileOrCreate").is_ok());
+        assert!(check("f", "").is_ok());
+        assert!(check("f", "Socket").is_err());
+    }
+}
