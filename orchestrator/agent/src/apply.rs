@@ -45,7 +45,9 @@ impl Worker {
             Action::Harvest(container, finished) => self.harvest(container, finished).await,
             Action::Pull(container) => self.pull(container),
             Action::Prepare => return self.prepare().instrument(info_span!("prepare")).await,
-            Action::Start(container) => return self.start_container(container).instrument(info_span!("task")).await,
+            Action::Start(container) => {
+                return self.start_container(container).instrument(info_span!("task")).await;
+            }
             Action::Resume(container) => return self.resume(container).await,
             Action::BeginEnd => self.seen.record.ending_since = Some(Timestamp::now()),
             Action::BeginFailure(reason, message) => {
@@ -91,7 +93,8 @@ impl Worker {
     }
 
     fn pull_policy(&self, container: &str) -> PullPolicy {
-        member(&self.desired.pod, container).map_or(PullPolicy::IfNotPresent, |member| PullPolicy::of(member.container))
+        member(&self.desired.pod, container)
+            .map_or(PullPolicy::IfNotPresent, |member| PullPolicy::of(member.container))
     }
 
     /// Begins to pull, or takes what is here.
@@ -157,7 +160,12 @@ impl Worker {
         let pod = self.desired.pod.clone();
         match crate::start::start(self, container).await {
             Ok(()) => {
-                self.context.normal(&pod, Some(container), "Started", format!("Started container {container}"));
+                self.context.normal(
+                    &pod,
+                    Some(container),
+                    "Started",
+                    format!("Started container {container}"),
+                );
                 self.begin_post_start(container);
                 Turn::Progress
             }
@@ -193,8 +201,13 @@ impl Worker {
             StartError::Config(_) => jiff::SignedDuration::from_secs(5),
             _ => retry_pause(failures),
         };
-        self.entry(container).trouble =
-            Some(Trouble { reason: error.reason(), message: text, since: now, retry_at: now + pause, failures });
+        self.entry(container).trouble = Some(Trouble {
+            reason: error.reason(),
+            message: text,
+            since: now,
+            retry_at: now + pause,
+            failures,
+        });
     }
 
     async fn resume(&mut self, container: &str) -> Turn {
@@ -245,14 +258,22 @@ impl Worker {
             Why::PodEnds => format!("Stopping container {container}"),
             Why::PostStart => "FailedPostStartHook".to_owned(),
             Why::Probe(kind) => {
-                format!("Container {container} failed {} probe, will be restarted", kind.word().to_lowercase())
+                format!(
+                    "Container {container} failed {} probe, will be restarted",
+                    kind.word().to_lowercase()
+                )
             }
         };
         self.context.normal(&pod, Some(container), "Killing", text);
-        let hook = member(&pod, container).and_then(|member| member.container.lifecycle.as_ref()?.pre_stop.clone());
+        let hook =
+            member(&pod, container).and_then(|member| member.container.lifecycle.as_ref()?.pre_stop.clone());
         let target = crate::exec::Target::of(self, container);
-        let mut stopping =
-            Stopping { since: Timestamp::now(), hook: Progress::NotBegun, term_sent: false, kill_sent: false };
+        let mut stopping = Stopping {
+            since: Timestamp::now(),
+            hook: Progress::NotBegun,
+            term_sent: false,
+            kill_sent: false,
+        };
         if let (Some(hook), Some(target)) = (hook, target) {
             stopping.hook = Progress::UnderWay;
             let (context, container, attempt) = (self.context.clone(), container.to_owned(), target.attempt);
@@ -272,7 +293,12 @@ impl Worker {
             Signal::Kill => SIGKILL,
             Signal::Stop => match &self.seen.seen(container).image {
                 ImageState::Here(image) => image.config.stop_signal().unwrap_or(SIGTERM),
-                _ => self.context.images.by_id(&record.image_id).and_then(|i| i.config.stop_signal()).unwrap_or(SIGTERM),
+                _ => self
+                    .context
+                    .images
+                    .by_id(&record.image_id)
+                    .and_then(|i| i.config.stop_signal())
+                    .unwrap_or(SIGTERM),
             },
         };
         let Some(shim) = self.context.shims.running(&record.shim).await else { return Turn::Rest };
@@ -342,9 +368,12 @@ impl Worker {
         if finished.message.is_none() && from_logs && finished.code != 0 {
             let pod = &self.desired.pod;
             let directory = self.context.paths.log_dir(namespace(pod), name(pod), self.uid());
-            return crate::logs::last_lines(&crate::config::log_file(&directory, container, finished.attempt), 80, 2048);
+            return crate::logs::last_lines(
+                &crate::config::log_file(&directory, container, finished.attempt),
+                80,
+                2048,
+            );
         }
         finished.message.clone()
     }
 }
-

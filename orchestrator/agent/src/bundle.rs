@@ -96,7 +96,9 @@ fn args(input: &Input<'_>) -> Vec<String> {
 
 fn working_directory(input: &Input<'_>) -> String {
     let given = input.container.working_dir.clone().filter(|dir| !dir.is_empty());
-    given.or_else(|| Some(input.image.config.working_dir.clone()).filter(|dir| !dir.is_empty())).unwrap_or("/".into())
+    given
+        .or_else(|| Some(input.image.config.working_dir.clone()).filter(|dir| !dir.is_empty()))
+        .unwrap_or("/".into())
 }
 
 /// The environment as OCI wants it, with what programs expect to find.
@@ -169,7 +171,8 @@ fn namespaces(input: &Input<'_>) -> Value {
         list.push(json!({"type": "network", "path": netns}));
     }
     for kind in crate::namespaces::KINDS {
-        let of_host = (kind == "ipc" && spec.host_ipc == Some(true)) || (kind == "uts" && input.sandbox.place == Place::Host);
+        let of_host = (kind == "ipc" && spec.host_ipc == Some(true))
+            || (kind == "uts" && input.sandbox.place == Place::Host);
         if !of_host {
             list.push(json!({"type": kind, "path": input.paths.namespace(kind)}));
         }
@@ -195,7 +198,9 @@ fn resources(amounts: &Amounts, privileged: bool) -> Value {
 
 fn sysctls(spec: &PodSpec) -> Value {
     let list = spec.security_context.iter().flat_map(|context| context.sysctls.iter().flatten());
-    list.map(|sysctl| (sysctl.name.clone(), Value::String(sysctl.value.clone()))).collect::<serde_json::Map<_, _>>().into()
+    list.map(|sysctl| (sysctl.name.clone(), Value::String(sysctl.value.clone())))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 /// The file systems every container has, the pod's files, then its volumes.
@@ -212,7 +217,8 @@ fn mounts(input: &Input<'_>, privileged: bool) -> Value {
     ];
     let taken = |target: &str| input.mounts.iter().any(|mount| mount.target == Path::new(target));
     let log_path = input.container.termination_message_path.as_deref().unwrap_or("/dev/termination-log");
-    let shm = if spec(input.pod).host_ipc == Some(true) { PathBuf::from("/dev/shm") } else { input.paths.shm() };
+    let shm =
+        if spec(input.pod).host_ipc == Some(true) { PathBuf::from("/dev/shm") } else { input.paths.shm() };
     let of_pod = [
         ("/dev/shm", shm),
         ("/etc/hosts", input.paths.hosts()),

@@ -39,7 +39,37 @@ pub(crate) struct Wakers {
     all: Mutex<HashMap<String, Arc<Notify>>>,
 }
 
+/// The pods of this node, by namespace and name, for the endpoint.
+#[derive(Default)]
+pub(crate) struct Roster {
+    all: Mutex<HashMap<(String, String), Arc<Pod>>>,
+}
+
 // === impl ===
+
+impl Roster {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), Arc<Pod>>> {
+        // A panic while holding it cannot leave the map half-changed.
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn put(&self, pod: Arc<Pod>) {
+        self.lock().insert((namespace(&pod).to_owned(), name(&pod).to_owned()), pod);
+    }
+
+    /// Takes the pod out, unless another one has its name by now.
+    pub(crate) fn remove(&self, namespace: &str, name: &str, uid: &str) {
+        self.lock().retain(|key, pod| key.0 != namespace || key.1 != name || crate::members::uid(pod) != uid);
+    }
+
+    pub(crate) fn find(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
+        self.lock().get(&(namespace.to_owned(), name.to_owned())).cloned()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Pod>> {
+        self.lock().values().cloned().collect()
+    }
+}
 
 impl Wakers {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Notify>>> {
@@ -87,11 +117,23 @@ impl Context {
         self.events.publish(about, event_type, reason, message);
     }
 
-    pub(crate) fn normal(&self, pod: &Pod, container: Option<&str>, reason: &str, message: impl Into<String>) {
+    pub(crate) fn normal(
+        &self,
+        pod: &Pod,
+        container: Option<&str>,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
         self.event(pod, container, EventType::Normal, reason, message);
     }
 
-    pub(crate) fn warning(&self, pod: &Pod, container: Option<&str>, reason: &str, message: impl Into<String>) {
+    pub(crate) fn warning(
+        &self,
+        pod: &Pod,
+        container: Option<&str>,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
         self.event(pod, container, EventType::Warning, reason, message);
     }
 }

@@ -6,8 +6,8 @@ use std::net::Ipv4Addr;
 
 use catamaran_api::quantity::Quantity;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, EnvFromSource, EnvVar, EnvVarSource, ObjectFieldSelector, Pod, ResourceFieldSelector, Secret,
-    Service,
+    ConfigMap, Container, EnvFromSource, EnvVar, EnvVarSource, ObjectFieldSelector, Pod,
+    ResourceFieldSelector, Secret, Service,
 };
 
 use crate::members::{member, name, namespace, spec, uid};
@@ -114,7 +114,11 @@ fn add_all(env: &mut Env, from: &EnvFromSource, sources: &Sources) -> Result<(),
     let prefix = from.prefix.as_deref().unwrap_or_default();
     if let Some(reference) = &from.config_map_ref {
         match sources.config_maps.get(&reference.name).and_then(Option::as_ref) {
-            Some(map) => map.data.iter().flatten().for_each(|(key, value)| env.set(&format!("{prefix}{key}"), value.clone())),
+            Some(map) => map
+                .data
+                .iter()
+                .flatten()
+                .for_each(|(key, value)| env.set(&format!("{prefix}{key}"), value.clone())),
             None if reference.optional == Some(true) => {}
             None => return Err(ConfigError::NoConfigMap(reference.name.clone())),
         }
@@ -186,7 +190,11 @@ fn from_object(pod: &Pod, from: &EnvVarSource, sources: &Sources) -> Result<Opti
 }
 
 /// A field of the pod, as the downward API names it.
-pub(crate) fn field(pod: &Pod, selector: &ObjectFieldSelector, sources: &Sources) -> Result<String, ConfigError> {
+pub(crate) fn field(
+    pod: &Pod,
+    selector: &ObjectFieldSelector,
+    sources: &Sources,
+) -> Result<String, ConfigError> {
     let address = |ip: Option<Ipv4Addr>| ip.map(|ip| ip.to_string()).unwrap_or_default();
     let path = selector.field_path.as_str();
     let one = |map: &Option<BTreeMap<String, String>>, key: &str| {

@@ -69,7 +69,12 @@ impl Target {
         let record = worker.seen.record.containers.get(container)?;
         let ip = worker.seen.record.ip()?;
         let id = container_id(worker.uid(), container, record.attempt);
-        (record.created && record.finished.is_none()).then(|| Target { shim: record.shim.clone(), id, attempt: record.attempt, ip })
+        (record.created && record.finished.is_none()).then(|| Target {
+            shim: record.shim.clone(),
+            id,
+            attempt: record.attempt,
+            ip,
+        })
     }
 }
 
@@ -122,7 +127,12 @@ pub(crate) fn process(command: &[String], terminal: bool) -> Process {
 }
 
 /// Runs a command to its end, for at most `limit`.
-pub(crate) async fn run(context: &Context, target: &Target, command: &[String], limit: Duration) -> Result<Output, ExecError> {
+pub(crate) async fn run(
+    context: &Context,
+    target: &Target,
+    command: &[String],
+    limit: Duration,
+) -> Result<Output, ExecError> {
     let shim = context.shims.running(&target.shim).await.ok_or(ExecError::NotRunning)?;
     let pipes = Pipes::new(&context.paths.run).map_err(ExecError::Pipes)?;
     // One pipe for both: what is said stays in order.

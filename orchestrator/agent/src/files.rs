@@ -55,7 +55,11 @@ fn hosts(pod: &Pod, hostname: &str, domain: &str, ip: Option<Ipv4Addr>) -> Strin
         text.push_str("\n# Entries added by HostAliases.\n");
     }
     for alias in aliases {
-        text.push_str(&format!("{}\t{}\n", alias.ip, alias.hostnames.as_deref().unwrap_or_default().join("\t")));
+        text.push_str(&format!(
+            "{}\t{}\n",
+            alias.ip,
+            alias.hostnames.as_deref().unwrap_or_default().join("\t")
+        ));
     }
     text
 }
@@ -84,7 +88,9 @@ pub(crate) fn resolvers(config: &AgentConfig, pod: &Pod, node: &str) -> Resolver
         parse_resolv_conf(node)
     };
     let Some(extra) = &spec.dns_config else { return resolvers };
-    resolvers.nameservers.extend(extra.nameservers.iter().flatten().filter_map(|ip| ip.parse::<Ipv4Addr>().ok()));
+    resolvers
+        .nameservers
+        .extend(extra.nameservers.iter().flatten().filter_map(|ip| ip.parse::<Ipv4Addr>().ok()));
     resolvers.search.extend(extra.searches.iter().flatten().cloned());
     let ndots = extra.options.iter().flatten().find(|option| option.name.as_deref() == Some("ndots"));
     if let Some(ndots) = ndots.and_then(|option| option.value.as_deref()?.parse().ok()) {
@@ -98,7 +104,9 @@ fn parse_resolv_conf(text: &str) -> Resolvers {
     for line in text.lines() {
         let mut words = line.split_whitespace();
         match words.next() {
-            Some("nameserver") => resolvers.nameservers.extend(words.next().and_then(|ip| ip.parse::<Ipv4Addr>().ok())),
+            Some("nameserver") => {
+                resolvers.nameservers.extend(words.next().and_then(|ip| ip.parse::<Ipv4Addr>().ok()))
+            }
             Some("search" | "domain") => resolvers.search = words.map(str::to_owned).collect(),
             Some("options") => {
                 let ndots = words.find_map(|word| word.strip_prefix("ndots:")?.parse().ok());
@@ -133,8 +141,10 @@ mod tests {
     use super::*;
 
     fn pod(spec: serde_json::Value) -> Pod {
-        serde_json::from_value(serde_json::json!({"metadata": {"name": "web-0", "namespace": "shop"}, "spec": spec}))
-            .unwrap()
+        serde_json::from_value(
+            serde_json::json!({"metadata": {"name": "web-0", "namespace": "shop"}, "spec": spec}),
+        )
+        .unwrap()
     }
 
     fn config() -> AgentConfig {
@@ -149,7 +159,10 @@ mod tests {
         let table = [
             (serde_json::json!({"containers": []}), cluster),
             (serde_json::json!({"containers": [], "hostNetwork": true}), of_node),
-            (serde_json::json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"}), cluster),
+            (
+                serde_json::json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"}),
+                cluster,
+            ),
             (serde_json::json!({"containers": [], "dnsPolicy": "Default"}), of_node),
             (
                 serde_json::json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {"nameservers": ["192.0.2.9"],

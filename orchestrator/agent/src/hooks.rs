@@ -20,7 +20,12 @@ pub(crate) enum HookError {
 }
 
 /// Runs a hook to its end; the longest it may take is the pod's grace period.
-pub(crate) async fn run(context: &Context, pod: &Pod, target: &Target, hook: &LifecycleHandler) -> Result<(), HookError> {
+pub(crate) async fn run(
+    context: &Context,
+    pod: &Pod,
+    target: &Target,
+    hook: &LifecycleHandler,
+) -> Result<(), HookError> {
     let grace = spec(pod).termination_grace_period_seconds.unwrap_or(30).max(1);
     let limit = Duration::from_secs(u64::try_from(grace).unwrap_or(30));
     if let Some(action) = &hook.exec {
@@ -28,7 +33,9 @@ pub(crate) async fn run(context: &Context, pod: &Pod, target: &Target, hook: &Li
         let failed = |why: String| HookError::Exec { command: command.join(" "), why };
         return match exec::run(context, target, &command, limit).await {
             Ok(output) if output.code == 0 => Ok(()),
-            Ok(output) => Err(failed(format!("exit code {}, message: {:?}", output.code, output.text.trim_end()))),
+            Ok(output) => {
+                Err(failed(format!("exit code {}, message: {:?}", output.code, output.text.trim_end())))
+            }
             Err(error) => Err(failed(chain::<ExecError>(&error))),
         };
     }

@@ -43,7 +43,13 @@ pub(crate) fn resolve(pod: &Pod, container: &Container, image: &Image) -> Result
     Ok(identity)
 }
 
-fn decide(pod: &Pod, container: &Container, user: &str, passwd: &str, group: &str) -> Result<Identity, IdentityError> {
+fn decide(
+    pod: &Pod,
+    container: &Container,
+    user: &str,
+    passwd: &str,
+    group: &str,
+) -> Result<Identity, IdentityError> {
     let of_pod = spec(pod).security_context.clone().unwrap_or_default();
     let of_container = container.security_context.clone().unwrap_or_default();
     let (user, group_part) = user.split_once(':').map_or((user, None), |(user, group)| (user, Some(group)));
@@ -64,7 +70,8 @@ fn decide(pod: &Pod, container: &Container, user: &str, passwd: &str, group: &st
         },
         _ => entry.gid,
     };
-    let mut groups: Vec<u32> = if entry.name.is_empty() { Vec::new() } else { memberships(group, &entry.name) };
+    let mut groups: Vec<u32> =
+        if entry.name.is_empty() { Vec::new() } else { memberships(group, &entry.name) };
     for extra in of_pod.supplemental_groups.iter().flatten().chain(&of_pod.fs_group) {
         groups.push(id("supplementalGroups", *extra)?);
     }
@@ -115,7 +122,8 @@ fn group_by_name(group: &str, name: &str) -> Option<u32> {
 /// Groups that list the user.
 fn memberships(group: &str, user: &str) -> Vec<u32> {
     let lines = group.lines().map(|line| line.split(':').collect::<Vec<_>>());
-    let of_user = lines.filter(|fields| fields.get(3).is_some_and(|members| members.split(',').any(|m| m == user)));
+    let of_user =
+        lines.filter(|fields| fields.get(3).is_some_and(|members| members.split(',').any(|m| m == user)));
     of_user.filter_map(|fields| fields.get(2)?.parse().ok()).collect()
 }
 
@@ -138,12 +146,17 @@ mod tests {
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nredis:x:999:998::/var/lib/redis:/bin/false\n";
     const GROUP: &str = "root:x:0:\nredis:x:998:\nssl:x:105:redis,other\n";
 
-    fn identity(user: &str, pod: serde_json::Value, container: serde_json::Value) -> Result<Identity, IdentityError> {
+    fn identity(
+        user: &str,
+        pod: serde_json::Value,
+        container: serde_json::Value,
+    ) -> Result<Identity, IdentityError> {
         let pod: Pod = serde_json::from_value(
             serde_json::json!({"metadata": {"name": "p"}, "spec": {"containers": [], "securityContext": pod}}),
         )
         .unwrap();
-        let container = serde_json::from_value(serde_json::json!({"name": "c", "securityContext": container})).unwrap();
+        let container =
+            serde_json::from_value(serde_json::json!({"name": "c", "securityContext": container})).unwrap();
         decide(&pod, &container, user, PASSWD, GROUP)
     }
 
@@ -157,8 +170,18 @@ mod tests {
             ("redis:ssl", json!({}), json!({}), (999, 105, vec![105], "/var/lib/redis")),
             ("1234", json!({}), json!({}), (1234, 0, vec![], "/")),
             ("redis", json!({"runAsUser": 1000, "runAsGroup": 3000}), json!({}), (1000, 3000, vec![], "/")),
-            ("", json!({"runAsUser": 1000}), json!({"runAsUser": 999}), (999, 998, vec![105], "/var/lib/redis")),
-            ("", json!({"fsGroup": 2000, "supplementalGroups": [7]}), json!({}), (0, 0, vec![7, 2000], "/root")),
+            (
+                "",
+                json!({"runAsUser": 1000}),
+                json!({"runAsUser": 999}),
+                (999, 998, vec![105], "/var/lib/redis"),
+            ),
+            (
+                "",
+                json!({"fsGroup": 2000, "supplementalGroups": [7]}),
+                json!({}),
+                (0, 0, vec![7, 2000], "/root"),
+            ),
         ];
         for (user, pod, container, (uid, gid, groups, home)) in table {
             let expected = Identity { uid, gid, groups, home: home.into() };

@@ -25,7 +25,7 @@ pub(crate) mod collect;
 pub(crate) mod compile;
 pub(crate) mod content;
 pub(crate) mod credentials;
-pub mod detect;
+pub(crate) mod detect;
 pub(crate) mod pull;
 pub(crate) mod reference;
 pub(crate) mod unpack;
@@ -112,7 +112,16 @@ impl ImageConfig {
     pub(crate) fn stop_signal(&self) -> Option<i32> {
         let name = self.stop_signal.as_deref()?.trim();
         let bare = name.strip_prefix("SIG").unwrap_or(name);
-        let known = [("HUP", 1), ("INT", 2), ("QUIT", 3), ("KILL", 9), ("USR1", 10), ("USR2", 12), ("TERM", 15), ("WINCH", 28)];
+        let known = [
+            ("HUP", 1),
+            ("INT", 2),
+            ("QUIT", 3),
+            ("KILL", 9),
+            ("USR1", 10),
+            ("USR2", 12),
+            ("TERM", 15),
+            ("WINCH", 28),
+        ];
         if let Some((_, number)) = known.iter().find(|(known, _)| *known == bare) {
             return Some(*number);
         }
@@ -132,7 +141,9 @@ impl PullPolicy {
             Some("Always") => PullPolicy::Always,
             Some("Never") => PullPolicy::Never,
             Some(_) => PullPolicy::IfNotPresent,
-            None if reference::is_latest(container.image.as_deref().unwrap_or_default()) => PullPolicy::Always,
+            None if reference::is_latest(container.image.as_deref().unwrap_or_default()) => {
+                PullPolicy::Always
+            }
             None => PullPolicy::IfNotPresent,
         }
     }
@@ -142,7 +153,8 @@ impl Images {
     /// The store below `root`; images pulled earlier are known at once.
     pub(crate) fn open(root: &Path, executable: &Path, insecure: &[String]) -> std::io::Result<Self> {
         let store = Store::open(root)?;
-        let known = store.references().into_iter().map(|image| (image.reference.clone(), Arc::new(image))).collect();
+        let known =
+            store.references().into_iter().map(|image| (image.reference.clone(), Arc::new(image))).collect();
         let puller = pull::Puller::new(store.clone(), compile::Compiler::new(executable, root), insecure);
         Ok(Images { store, puller, known: Mutex::new(known), under_way: Mutex::default() })
     }
@@ -165,7 +177,11 @@ impl Images {
     }
 
     /// Pulls by name, with the credentials that fit. Two at a time of the same name are one.
-    pub(crate) async fn pull(&self, name: &str, credentials: &[Credentials]) -> Result<Arc<Image>, PullError> {
+    pub(crate) async fn pull(
+        &self,
+        name: &str,
+        credentials: &[Credentials],
+    ) -> Result<Arc<Image>, PullError> {
         let full = reference::normalize(name)?;
         let cell = self.under_way().entry(full.clone()).or_default().clone();
         let result = cell
@@ -245,7 +261,11 @@ pub(crate) async fn pull_for(
 }
 
 fn in_words(took: Duration) -> String {
-    if took < Duration::from_secs(1) { format!("{}ms", took.as_millis()) } else { format!("{:.3}s", took.as_secs_f64()) }
+    if took < Duration::from_secs(1) {
+        format!("{}ms", took.as_millis())
+    } else {
+        format!("{:.3}s", took.as_secs_f64())
+    }
 }
 
 #[cfg(test)]
@@ -254,8 +274,17 @@ mod tests {
 
     #[test]
     fn stop_signals() {
-        let signal = |text: &str| ImageConfig { stop_signal: Some(text.into()), ..ImageConfig::default() }.stop_signal();
-        let table = [("SIGQUIT", Some(3)), ("TERM", Some(15)), ("3", Some(3)), ("SIGRTMIN+3", Some(37)), ("99", None), ("x", None)];
+        let signal = |text: &str| {
+            ImageConfig { stop_signal: Some(text.into()), ..ImageConfig::default() }.stop_signal()
+        };
+        let table = [
+            ("SIGQUIT", Some(3)),
+            ("TERM", Some(15)),
+            ("3", Some(3)),
+            ("SIGRTMIN+3", Some(37)),
+            ("99", None),
+            ("x", None),
+        ];
         for (text, expected) in table {
             assert_eq!(signal(text), expected, "{text}");
         }

@@ -111,7 +111,8 @@ pub async fn run(
     }
     let capacity = node::Capacity::of_this_machine(&config.data_dir);
     let failed = |source| AgentError::Directory { path: paths.images().display().to_string(), source };
-    let images = images::Images::open(&paths.images(), &config.executable, &config.insecure_registries).map_err(failed)?;
+    let images = images::Images::open(&paths.images(), &config.executable, &config.insecure_registries)
+        .map_err(failed)?;
     let (events, writer) = Recorder::new(client.clone(), "kubelet", Some(&config.node_name));
     let wakers = Arc::new(Wakers::default());
     let context = Arc::new(Context {

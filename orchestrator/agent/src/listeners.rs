@@ -64,18 +64,20 @@ impl Listeners {
     ) -> Result<(), ListenError> {
         for &port in ports {
             let token = token(site.uid, port);
-            let listener = match self.copy(site.uid, port).map_err(|source| ListenError::Copy { port, source })? {
-                Some(held) => held,
-                None => {
-                    let listener = match shim.take_back(&token).await {
-                        Ok(theirs) => theirs,
-                        Err(_) => self.listen(network, site, port).await?,
-                    };
-                    let copy = listener.try_clone().map_err(|source| ListenError::Copy { port, source })?;
-                    self.lock().insert((site.uid.to_owned(), port), copy);
-                    listener
-                }
-            };
+            let listener =
+                match self.copy(site.uid, port).map_err(|source| ListenError::Copy { port, source })? {
+                    Some(held) => held,
+                    None => {
+                        let listener = match shim.take_back(&token).await {
+                            Ok(theirs) => theirs,
+                            Err(_) => self.listen(network, site, port).await?,
+                        };
+                        let copy =
+                            listener.try_clone().map_err(|source| ListenError::Copy { port, source })?;
+                        self.lock().insert((site.uid.to_owned(), port), copy);
+                        listener
+                    }
+                };
             let refused = |source| ListenError::HandOver { port, source };
             shim.hand_over(&token, listener.as_fd()).await.map_err(refused)?;
             shim.adopt_listener(id, port, &token).await.map_err(refused)?;
@@ -98,10 +100,17 @@ impl Listeners {
         self.lock().retain(|(owner, _), _| owner != uid);
     }
 
-    async fn listen(&self, network: &dyn PodNetwork, site: Site<'_>, port: u16) -> Result<OwnedFd, ListenError> {
+    async fn listen(
+        &self,
+        network: &dyn PodNetwork,
+        site: Site<'_>,
+        port: u16,
+    ) -> Result<OwnedFd, ListenError> {
         let address = SocketAddr::from((site.ip, port));
-        let listener: TcpListener =
-            network.listen(site.netns, address).await.map_err(|source| ListenError::Listen { port, source })?;
+        let listener: TcpListener = network
+            .listen(site.netns, address)
+            .await
+            .map_err(|source| ListenError::Listen { port, source })?;
         Ok(listener.into())
     }
 

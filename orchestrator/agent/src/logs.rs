@@ -48,7 +48,8 @@ impl<'a> Entry<'a> {
         matches!(parts.next()?, b"stdout" | b"stderr").then_some(())?;
         let tags = parts.next()?;
         let text = parts.next().unwrap_or_default();
-        let end = if tags.split(|byte| *byte == b':').any(|tag| tag == b"P") { End::Partial } else { End::Full };
+        let end =
+            if tags.split(|byte| *byte == b':').any(|tag| tag == b"P") { End::Partial } else { End::Full };
         Some(Entry { time, end, text })
     }
 }
@@ -77,14 +78,21 @@ impl Query {
 
 /// Sends what is asked for, until the file ends or (following) until `running` says that nothing more will come.
 /// Ends early when nobody reads.
-pub(crate) async fn stream<F>(path: PathBuf, query: Query, running: impl Fn() -> F, to: mpsc::Sender<io::Result<Bytes>>) -> io::Result<()>
+pub(crate) async fn stream<F>(
+    path: PathBuf,
+    query: Query,
+    running: impl Fn() -> F,
+    to: mpsc::Sender<io::Result<Bytes>>,
+) -> io::Result<()>
 where
     F: Future<Output = bool>,
 {
     let tail = query.tail;
     let start = {
         let path = path.clone();
-        tokio::task::spawn_blocking(move || tail.map_or(Ok(0), |lines| offset_of_last(&path, lines))).await.map_err(io::Error::other)??
+        tokio::task::spawn_blocking(move || tail.map_or(Ok(0), |lines| offset_of_last(&path, lines)))
+            .await
+            .map_err(io::Error::other)??
     };
     let mut file = tokio::fs::File::open(&path).await?;
     file.seek(SeekFrom::Start(start)).await?;
@@ -124,7 +132,8 @@ where
 /// All whole lines, as they are shown; the unfinished one stays.
 fn take_lines(rest: &mut Vec<u8>, query: &Query) -> Vec<u8> {
     let Some(last) = rest.iter().rposition(|byte| *byte == b'\n') else { return Vec::new() };
-    let shown = rest[..last].split(|byte| *byte == b'\n').filter_map(|line| query.show(line)).flatten().collect();
+    let shown =
+        rest[..last].split(|byte| *byte == b'\n').filter_map(|line| query.show(line)).flatten().collect();
     rest.drain(..=last);
     shown
 }
@@ -204,7 +213,10 @@ mod tests {
             (Query { tail: Some(99), ..Query::default() }, "one\ntwo\n\na b  c\n"),
             (Query { since: since("2026-11-21T13:00:03Z"), ..Query::default() }, "\na b  c\n"),
             (Query { limit_bytes: Some(5), ..Query::default() }, "one\nt"),
-            (Query { tail: Some(1), timestamps: true, ..Query::default() }, "2026-11-21T13:00:04.000000001Z a b  c\n"),
+            (
+                Query { tail: Some(1), timestamps: true, ..Query::default() },
+                "2026-11-21T13:00:04.000000001Z a b  c\n",
+            ),
         ];
         for (query, expected) in table {
             assert_eq!(shown(query.clone()).await, expected, "{query:?}");
@@ -220,10 +232,15 @@ mod tests {
         let running = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
         let flag = running.clone();
         let query = Query { follow: true, tail: Some(1), ..Query::default() };
-        let task = tokio::spawn(stream(path.clone(), query, move || {
-            let running = flag.load(std::sync::atomic::Ordering::Relaxed);
-            async move { running }
-        }, to));
+        let task = tokio::spawn(stream(
+            path.clone(),
+            query,
+            move || {
+                let running = flag.load(std::sync::atomic::Ordering::Relaxed);
+                async move { running }
+            },
+            to,
+        ));
         assert_eq!(from.recv().await.unwrap().unwrap(), "a b  c\n");
         use std::io::Write;
         let mut file = std::fs::File::options().append(true).open(&path).unwrap();

@@ -57,7 +57,12 @@ impl Desired {
     /// Seconds its containers have between TERM and KILL.
     pub(crate) fn grace(&self) -> i64 {
         let of_spec = spec(&self.pod).termination_grace_period_seconds.unwrap_or(30);
-        if self.ending() { self.pod.metadata.deletion_grace_period_seconds.unwrap_or(of_spec) } else { of_spec }.max(0)
+        if self.ending() {
+            self.pod.metadata.deletion_grace_period_seconds.unwrap_or(of_spec)
+        } else {
+            of_spec
+        }
+        .max(0)
     }
 }
 
@@ -100,5 +105,8 @@ pub(crate) fn annotation<'a>(pod: &'a Pod, key: &str) -> Option<&'a str> {
 
 /// A time from milliseconds since the epoch, as shims give it.
 pub(crate) fn time_from_ms(ms: u64) -> Timestamp {
-    i64::try_from(ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or(Timestamp::UNIX_EPOCH)
+    i64::try_from(ms)
+        .ok()
+        .and_then(|ms| Timestamp::from_millisecond(ms).ok())
+        .unwrap_or(Timestamp::UNIX_EPOCH)
 }

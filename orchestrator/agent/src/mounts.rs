@@ -66,7 +66,12 @@ pub(crate) fn of_container(
     mounts.map(|mount| one(pod, mount, paths, env)).collect()
 }
 
-fn one(pod: &Pod, mount: &VolumeMount, paths: &PodPaths, env: &[(String, String)]) -> Result<BindMount, MountError> {
+fn one(
+    pod: &Pod,
+    mount: &VolumeMount,
+    paths: &PodPaths,
+    env: &[(String, String)],
+) -> Result<BindMount, MountError> {
     let volumes = spec(pod).volumes.iter().flatten();
     let volume = volumes
         .clone()
@@ -81,10 +86,15 @@ fn one(pod: &Pod, mount: &VolumeMount, paths: &PodPaths, env: &[(String, String)
     let source = if sub_path.is_empty() {
         root
     } else {
-        let failed = |source| MountError::SubPath { volume: mount.name.clone(), path: sub_path.clone(), source };
+        let failed =
+            |source| MountError::SubPath { volume: mount.name.clone(), path: sub_path.clone(), source };
         sub_directory(&root, Path::new(&sub_path), is_generated(volume)).map_err(failed)?
     };
-    let access = if mount.read_only == Some(true) || is_generated(volume) { Access::ReadOnly } else { Access::ReadWrite };
+    let access = if mount.read_only == Some(true) || is_generated(volume) {
+        Access::ReadOnly
+    } else {
+        Access::ReadWrite
+    };
     let propagation = match mount.mount_propagation.as_deref() {
         Some("HostToContainer") => "rslave",
         Some("Bidirectional") => "rshared",
@@ -95,7 +105,10 @@ fn one(pod: &Pod, mount: &VolumeMount, paths: &PodPaths, env: &[(String, String)
 
 /// Volumes that the agent writes are read-only to containers.
 fn is_generated(volume: &Volume) -> bool {
-    volume.config_map.is_some() || volume.secret.is_some() || volume.projected.is_some() || volume.downward_api.is_some()
+    volume.config_map.is_some()
+        || volume.secret.is_some()
+        || volume.projected.is_some()
+        || volume.downward_api.is_some()
 }
 
 /// Where a volume's content lies on the node.
@@ -129,7 +142,8 @@ fn sub_directory(root: &Path, path: &Path, generated: bool) -> io::Result<PathBu
 fn make_one(root: &OwnedFd, path: &Path, beneath: ResolveFlags) -> io::Result<()> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let parent = openat2(root, parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), beneath)?;
+    let parent =
+        openat2(root, parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), beneath)?;
     Ok(mkdirat(&parent, name, Mode::from_raw_mode(0o755))?)
 }
 

@@ -27,7 +27,8 @@ pub(crate) fn set_up(paths: &PodPaths, hostname: &str, host_ipc: bool) -> io::Re
     }
     let (paths, hostname) = (paths.clone(), hostname.to_owned());
     // Namespaces belong to threads: one of its own, which ends with them bound.
-    let thread = std::thread::Builder::new().name("namespaces".into()).spawn(move || make(&paths, &hostname))?;
+    let thread =
+        std::thread::Builder::new().name("namespaces".into()).spawn(move || make(&paths, &hostname))?;
     thread.join().map_err(|_| io::Error::other("the thread that makes namespaces died"))?
 }
 

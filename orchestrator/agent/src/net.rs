@@ -65,7 +65,9 @@ impl PodNetwork for catamaran_network::Network {
     }
 
     async fn listen(&self, netns: &Path, address: SocketAddr) -> Result<TcpListener, NetworkError> {
-        catamaran_network::Network::listen(self, netns, address).await.map_err(failed("listening in the pod's namespace"))
+        catamaran_network::Network::listen(self, netns, address)
+            .await
+            .map_err(failed("listening in the pod's namespace"))
     }
 
     async fn drained(&self, ip: Ipv4Addr) {

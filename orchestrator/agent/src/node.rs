@@ -203,7 +203,12 @@ fn conditions(capacity: &Capacity, now: Timestamp) -> Vec<core::NodeCondition> {
     };
     let full = capacity.disk_free < capacity.disk / 100 * DISK_PRESSURE_PERCENT;
     vec![
-        condition("MemoryPressure", false, "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        condition(
+            "MemoryPressure",
+            false,
+            "KubeletHasSufficientMemory",
+            "kubelet has sufficient memory available",
+        ),
         if full {
             condition("DiskPressure", true, "KubeletHasDiskPressure", "kubelet has disk pressure")
         } else {
@@ -215,7 +220,8 @@ fn conditions(capacity: &Capacity, now: Timestamp) -> Vec<core::NodeCondition> {
 }
 
 fn node_info() -> core::NodeSystemInfo {
-    let read = |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
+    let read =
+        |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
     let release = read("/etc/os-release");
     let name = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
     core::NodeSystemInfo {
@@ -271,7 +277,8 @@ mod tests {
         assert!(same(&status(900, 1), &status(900, 2)));
         assert!(!same(&status(900, 1), &status(10, 2)));
         let later = with_transitions(status(10, 2), Some(&status(900, 1)));
-        let times: Vec<_> = later.conditions.unwrap().into_iter().map(|c| c.last_transition_time.unwrap().0).collect();
+        let times: Vec<_> =
+            later.conditions.unwrap().into_iter().map(|c| c.last_transition_time.unwrap().0).collect();
         assert_eq!(times, [at(1), at(2), at(1), at(1)]);
     }
 }

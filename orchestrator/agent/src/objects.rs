@@ -31,7 +31,11 @@ impl Objects {
         Objects { client, services: Mutex::new(None), cpu_milli, memory }
     }
 
-    pub(crate) async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<ConfigMap>, kube::Error> {
+    pub(crate) async fn config_map(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<ConfigMap>, kube::Error> {
         Api::<ConfigMap>::namespaced(self.client.clone(), namespace).get_opt(name).await
     }
 
@@ -48,10 +52,10 @@ impl Objects {
     ) -> Result<TokenRequest, kube::Error> {
         let body = serde_json::to_vec(request).map_err(kube::Error::SerdeError)?;
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
-        let request = Request::post(path)
-            .header(http::header::CONTENT_TYPE, "application/json")
-            .body(body)
-            .map_err(|error| kube::Error::BuildRequest(kube::core::request::Error::BuildRequest(error)))?;
+        let request =
+            Request::post(path).header(http::header::CONTENT_TYPE, "application/json").body(body).map_err(
+                |error| kube::Error::BuildRequest(kube::core::request::Error::BuildRequest(error)),
+            )?;
         self.client.request(request).await
     }
 
@@ -67,12 +71,17 @@ impl Objects {
         let (maps, secrets) = needed(container);
         for name in maps {
             let found = self.config_map(namespace(pod), &name).await;
-            let found = found.map_err(|source| ConfigError::Read { kind: "configmap", name: name.clone(), source })?;
+            let found = found.map_err(|source| ConfigError::Read {
+                kind: "configmap",
+                name: name.clone(),
+                source,
+            })?;
             sources.config_maps.insert(name, found);
         }
         for name in secrets {
             let found = self.secret(namespace(pod), &name).await;
-            let found = found.map_err(|source| ConfigError::Read { kind: "secret", name: name.clone(), source })?;
+            let found =
+                found.map_err(|source| ConfigError::Read { kind: "secret", name: name.clone(), source })?;
             sources.secrets.insert(name, found);
         }
         sources.services = self.services().await;

@@ -197,8 +197,6 @@ fn lost(record: &ContainerRecord, now: Timestamp) -> Finished {
 /// The ids the shims are asked about: the current attempt of each recorded container that has not ended.
 pub(crate) fn live_ids(uid: &str, record: &PodRecord) -> Vec<(String, ContainerId)> {
     let live = record.containers.iter().filter(|(_, container)| container.finished.is_none());
-    live.map(|(name, container)| {
-        (name.clone(), crate::record::container_id(uid, name, container.attempt))
-    })
-    .collect()
+    live.map(|(name, container)| (name.clone(), crate::record::container_id(uid, name, container.attempt)))
+        .collect()
 }

@@ -272,7 +272,9 @@ impl Planner<'_> {
             (_, None) => return,
         };
         let of_probe = match why {
-            Why::Probe(kind) => kind.of(member.container).and_then(|probe| probe.termination_grace_period_seconds),
+            Why::Probe(kind) => {
+                kind.of(member.container).and_then(|probe| probe.termination_grace_period_seconds)
+            }
             Why::PodEnds | Why::PostStart => None,
         };
         let grace = of_probe.unwrap_or_else(|| self.desired.grace());
@@ -329,11 +331,8 @@ impl Planner<'_> {
     fn wind_down(&mut self) {
         let pod = self.desired.pod.clone();
         let since = self.seen.record.ending_since.unwrap_or(self.now);
-        let (since, drained) = if self.desired.ending() {
-            (Some(since), self.seen.drained)
-        } else {
-            (None, Progress::Done)
-        };
+        let (since, drained) =
+            if self.desired.ending() { (Some(since), self.seen.drained) } else { (None, Progress::Done) };
         let drained = if self.seen.record.sandbox.is_none() { Progress::Done } else { drained };
         let (sidecars, others): (Vec<_>, Vec<_>) =
             members(&pod).rev().partition(|member| member.role == Role::Sidecar);

@@ -35,7 +35,8 @@ pub(crate) async fn run(context: Arc<Context>) {
     let api: Api<Pod> = Api::all(context.client.clone());
     let mine = watcher::Config::default().fields(&format!("spec.nodeName={}", context.config.node_name));
     let mut events = Box::pin(watcher::watcher(api, mine).default_backoff());
-    let mut workers = Workers { context, updates: HashMap::new(), tasks: JoinSet::new(), listed: HashSet::new() };
+    let mut workers =
+        Workers { context, updates: HashMap::new(), tasks: JoinSet::new(), listed: HashSet::new() };
     loop {
         tokio::select! {
             event = events.next() => match event {
@@ -127,7 +128,8 @@ impl Workers {
     /// A worker ends it as it ends every pod; where not even its specification is left, the steps are taken back.
     async fn remove_left_over(&mut self, uid: &str) {
         let paths: PodPaths = self.context.paths.pod(uid);
-        let kept = std::fs::read(paths.spec()).ok().and_then(|bytes| serde_json::from_slice::<Pod>(&bytes).ok());
+        let kept =
+            std::fs::read(paths.spec()).ok().and_then(|bytes| serde_json::from_slice::<Pod>(&bytes).ok());
         if let Some(pod) = kept {
             return self.desire(Desired { pod: Arc::new(pod), gone: true });
         }

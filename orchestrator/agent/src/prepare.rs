@@ -37,7 +37,8 @@ pub(crate) enum Step {
 }
 
 /// The steps, in order.
-pub(crate) const STEPS: [Step; 5] = [Step::Directories, Step::Network, Step::Namespaces, Step::Volumes, Step::Files];
+pub(crate) const STEPS: [Step; 5] =
+    [Step::Directories, Step::Network, Step::Namespaces, Step::Volumes, Step::Files];
 
 /// A step that failed.
 #[derive(Debug, thiserror::Error)]
@@ -110,12 +111,20 @@ async fn up(step: Step, worker: &mut Worker) -> Result<(), PrepareError> {
         }
         Step::Network => network(worker, &pod).await,
         Step::Namespaces => {
-            if worker.seen.record.sandbox.as_ref().is_some_and(|sandbox| matches!(sandbox.place, Place::Shared { .. })) {
+            if worker
+                .seen
+                .record
+                .sandbox
+                .as_ref()
+                .is_some_and(|sandbox| matches!(sandbox.place, Place::Shared { .. }))
+            {
                 return Ok(());
             }
             let (paths, hostname) = (worker.paths.clone(), files::hostname(&pod));
             let host_ipc = spec(&pod).host_ipc == Some(true);
-            blocking(move || namespaces::set_up(&paths, &hostname, host_ipc)).await.map_err(PrepareError::Namespaces)
+            blocking(move || namespaces::set_up(&paths, &hostname, host_ipc))
+                .await
+                .map_err(PrepareError::Namespaces)
         }
         Step::Volumes => {
             let ip = worker.seen.record.ip();
@@ -159,7 +168,12 @@ async fn network(worker: &mut Worker, pod: &Pod) -> Result<(), PrepareError> {
 }
 
 /// Takes one step back; also for pods of which only the directory is left.
-pub(crate) async fn down(step: Step, context: &Context, pod: &Pod, paths: &PodPaths) -> Result<(), PrepareError> {
+pub(crate) async fn down(
+    step: Step,
+    context: &Context,
+    pod: &Pod,
+    paths: &PodPaths,
+) -> Result<(), PrepareError> {
     match step {
         Step::Directories => {
             context.shims.end_solo(uid(pod)).await;

@@ -129,7 +129,8 @@ impl Tracker {
     pub(crate) fn record(&mut self, success: bool) -> Option<Health> {
         self.same = if self.last == Some(success) { self.same.saturating_add(1) } else { 1 };
         self.last = Some(success);
-        let (needed, verdict) = if success { (self.success, Health::Pass) } else { (self.failure, Health::Fail) };
+        let (needed, verdict) =
+            if success { (self.success, Health::Pass) } else { (self.failure, Health::Fail) };
         if self.same < needed || self.health == verdict {
             return None;
         }
@@ -176,7 +177,10 @@ mod tests {
             let probes = Probes { startup, readiness, ..Probes::default() };
             assert_eq!((probes.started(), probes.ready()), (started, ready), "{probes:?}");
         }
-        assert_eq!(Probes { startup: Fail, liveness: Fail, ..Probes::default() }.fatal(), Some(Kind::Startup));
+        assert_eq!(
+            Probes { startup: Fail, liveness: Fail, ..Probes::default() }.fatal(),
+            Some(Kind::Startup)
+        );
         assert_eq!(Probes { liveness: Fail, ..Probes::default() }.fatal(), Some(Kind::Liveness));
         assert_eq!(Probes { readiness: Fail, ..Probes::default() }.fatal(), None);
     }

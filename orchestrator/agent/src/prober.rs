@@ -69,7 +69,9 @@ impl Probers {
                 let asked = container.probes.get(kind) != Health::NotAsked;
                 let now = match kind {
                     Kind::Startup => container.probes.startup == Health::Pending,
-                    Kind::Liveness => container.probes.started() && container.stopping.is_none() && !desired.ending(),
+                    Kind::Liveness => {
+                        container.probes.started() && container.stopping.is_none() && !desired.ending()
+                    }
                     Kind::Readiness => container.probes.started(),
                 };
                 if asked && now {
@@ -153,7 +155,11 @@ impl Prober {
     /// The first pauses of a readiness probe without a delay: 10 ms doubling to a second. What fails in that time is
     /// not told. A probe that restarts containers keeps to its period.
     fn quick_tries(&self) -> impl Iterator<Item = Duration> + Send + use<> {
-        let tries = if self.kind == Kind::Readiness && self.probe.initial_delay_seconds.unwrap_or(0) == 0 { 7 } else { 0 };
+        let tries = if self.kind == Kind::Readiness && self.probe.initial_delay_seconds.unwrap_or(0) == 0 {
+            7
+        } else {
+            0
+        };
         (0..tries).map(|n| Duration::from_millis(10 << n))
     }
 
@@ -186,7 +192,8 @@ impl Prober {
         }
         if let Some(action) = &self.probe.tcp_socket {
             let port = request::port(&action.port, &self.container).map_err(|error| text(&error))?;
-            let ip = action.host.as_deref().and_then(|host| host.parse().ok()).unwrap_or(self.target.ip.into());
+            let ip =
+                action.host.as_deref().and_then(|host| host.parse().ok()).unwrap_or(self.target.ip.into());
             return request::tcp(SocketAddr::new(ip, port), limit).await.map_err(|error| text(&error));
         }
         if let Some(action) = &self.probe.grpc {
@@ -195,7 +202,9 @@ impl Prober {
             let service = action.service.as_deref().unwrap_or_default();
             return match request::grpc(address, service, limit).await {
                 Ok(true) => Ok(()),
-                Ok(false) => Err(format!("service unhealthy (responded with \"NOT_SERVING\"), service {service:?}")),
+                Ok(false) => {
+                    Err(format!("service unhealthy (responded with \"NOT_SERVING\"), service {service:?}"))
+                }
                 Err(error) => Err(text(&error)),
             };
         }

@@ -46,7 +46,8 @@ impl Amounts {
     pub(crate) fn of(container: &Container) -> Self {
         let Some(resources) = &container.resources else { return Amounts::default() };
         let get = |map: &Option<std::collections::BTreeMap<_, _>>, key: &str| {
-            let quantity: &k8s_openapi::apimachinery::pkg::api::resource::Quantity = map.as_ref()?.get(key)?;
+            let quantity: &k8s_openapi::apimachinery::pkg::api::resource::Quantity =
+                map.as_ref()?.get(key)?;
             Quantity::parse(&quantity.0).ok()
         };
         let cpu_limit = get(&resources.limits, "cpu").map(Quantity::milli_value);
@@ -104,7 +105,8 @@ mod tests {
     use super::*;
 
     fn spec(resources: serde_json::Value) -> PodSpec {
-        serde_json::from_value(serde_json::json!({"containers": [{"name": "c", "resources": resources}]})).unwrap()
+        serde_json::from_value(serde_json::json!({"containers": [{"name": "c", "resources": resources}]}))
+            .unwrap()
     }
 
     #[test]
@@ -113,7 +115,10 @@ mod tests {
             (serde_json::json!({}), Class::BestEffort),
             (serde_json::json!({"requests": {"cpu": "1"}}), Class::Burstable),
             (serde_json::json!({"limits": {"cpu": "1", "memory": "1Gi"}}), Class::Guaranteed),
-            (serde_json::json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m"}}), Class::Burstable),
+            (
+                serde_json::json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m"}}),
+                Class::Burstable,
+            ),
         ];
         for (resources, expected) in table {
             assert_eq!(class(&spec(resources.clone())), expected, "{resources}");

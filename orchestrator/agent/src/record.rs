@@ -129,7 +129,8 @@ mod tests {
     fn a_record_survives_and_a_torn_one_is_none() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/record.json");
-        let record = PodRecord { started: Some(Timestamp::UNIX_EPOCH), released: true, ..PodRecord::default() };
+        let record =
+            PodRecord { started: Some(Timestamp::UNIX_EPOCH), released: true, ..PodRecord::default() };
         record.save(&path).unwrap();
         assert_eq!(PodRecord::load(&path), record);
         std::fs::write(&path, b"{\"started\":").unwrap();

@@ -18,9 +18,12 @@ const SCHEME: &str = "catamaran";
 pub(crate) fn status(desired: &Desired, seen: &Observed, host_ip: &str, now: Timestamp) -> core::PodStatus {
     let report = Report { desired, seen, now };
     let old = desired.pod.status.clone().unwrap_or_default();
-    let (init, main): (Vec<_>, Vec<_>) =
-        members(&desired.pod).map(|member| (member.role, report.container(member))).partition(|(role, _)| *role != Role::Main);
-    let only = |list: Vec<(Role, core::ContainerStatus)>| list.into_iter().map(|(_, status)| status).collect::<Vec<_>>();
+    let (init, main): (Vec<_>, Vec<_>) = members(&desired.pod)
+        .map(|member| (member.role, report.container(member)))
+        .partition(|(role, _)| *role != Role::Main);
+    let only = |list: Vec<(Role, core::ContainerStatus)>| {
+        list.into_iter().map(|(_, status)| status).collect::<Vec<_>>()
+    };
     let phase = report.phase();
     let conditions = report.conditions(phase, &init, &main, old.conditions.as_deref().unwrap_or_default());
     let ip = seen.record.ip().map(|ip| ip.to_string());
@@ -74,7 +77,9 @@ impl Report<'_> {
             match (init.role, self.life(init)) {
                 (Role::Sidecar, Life::Running { .. }) if self.seen.seen(init.name()).probes.started() => {}
                 (Role::Init, Life::Ended(end)) if end.code == 0 => {}
-                (Role::Init, Life::Ended(_)) if init.policy(self.pod()) == Policy::Never => return Init::Failed,
+                (Role::Init, Life::Ended(_)) if init.policy(self.pod()) == Policy::Never => {
+                    return Init::Failed;
+                }
                 _ => return Init::Pending,
             }
         }
@@ -100,10 +105,12 @@ impl Report<'_> {
                     ended += 1;
                     good += u32::from(end.code == 0);
                 }
-                Life::Fresh | Life::Created => match self.record(main).and_then(|record| record.last.as_ref()) {
-                    Some(_) => ended += 1,
-                    None => waiting += 1,
-                },
+                Life::Fresh | Life::Created => {
+                    match self.record(main).and_then(|record| record.last.as_ref()) {
+                        Some(_) => ended += 1,
+                        None => waiting += 1,
+                    }
+                }
             }
         }
         let policy = Policy::parse(spec(self.pod()).restart_policy.as_deref());
@@ -136,9 +143,12 @@ impl Report<'_> {
         let (state, last) = self.states(member, life);
         core::ContainerStatus {
             name: member.name().to_owned(),
-            image: record.map_or_else(|| member.container.image.clone().unwrap_or_default(), |r| r.image.clone()),
+            image: record
+                .map_or_else(|| member.container.image.clone().unwrap_or_default(), |r| r.image.clone()),
             image_id: record.map(|record| record.image_id.clone()).unwrap_or_default(),
-            container_id: record.filter(|record| record.created).map(|record| self.full_id(member, record.attempt)),
+            container_id: record
+                .filter(|record| record.created)
+                .map(|record| self.full_id(member, record.attempt)),
             ready,
             started: Some(started),
             restart_count: record.map_or(0, |record| i32::try_from(record.attempt).unwrap_or(i32::MAX)),
@@ -221,7 +231,9 @@ impl Report<'_> {
         }
         match self.trouble(member) {
             Some((reason, message)) => (reason, Some(message)),
-            None if members(self.pod()).any(|member| member.role != Role::Main) => ("PodInitializing".into(), None),
+            None if members(self.pod()).any(|member| member.role != Role::Main) => {
+                ("PodInitializing".into(), None)
+            }
             None => ("ContainerCreating".into(), None),
         }
     }
@@ -248,7 +260,10 @@ impl Report<'_> {
             return (trouble.reason.to_owned(), trouble.message.clone());
         }
         let image = member.container.image.as_deref().unwrap_or_default();
-        ("ImagePullBackOff".into(), format!("Back-off pulling image {image:?}: ErrImagePull: {}", trouble.message))
+        (
+            "ImagePullBackOff".into(),
+            format!("Back-off pulling image {image:?}: ErrImagePull: {}", trouble.message),
+        )
     }
 
     fn conditions(
@@ -268,16 +283,18 @@ impl Report<'_> {
         let sidecars = init.iter().filter(|(role, _)| *role == Role::Sidecar);
         let all: Vec<_> = sidecars.chain(main).cloned().collect();
         let unready = names(&all, |_, status| !status.ready);
-        let containers = if done { Some("PodCompleted") } else { (!unready.is_empty()).then_some("ContainersNotReady") };
-        let containers_text =
-            (!done && !unready.is_empty()).then(|| format!("containers with unready status: [{}]", unready.join(" ")));
+        let containers =
+            if done { Some("PodCompleted") } else { (!unready.is_empty()).then_some("ContainersNotReady") };
+        let containers_text = (!done && !unready.is_empty())
+            .then(|| format!("containers with unready status: [{}]", unready.join(" ")));
         let gates = self.closed_gates(old);
         let ready = containers.or((!gates.is_empty()).then_some("ReadinessGatesNotReady"));
         let ready_text = containers_text.clone().or((containers.is_none() && !gates.is_empty())
             .then(|| format!("the status of pod readiness gate {:?} is not \"True\"", gates.join(" "))));
         let init_text =
             (!initialized).then(|| format!("containers with incomplete status: [{}]", incomplete.join(" ")));
-        let init_reason = if done { Some("PodCompleted") } else { (!initialized).then_some("ContainersNotInitialized") };
+        let init_reason =
+            if done { Some("PodCompleted") } else { (!initialized).then_some("ContainersNotInitialized") };
         [
             ("PodReadyToStartContainers", sandbox, None, None),
             ("Initialized", initialized, init_reason, init_text),
@@ -290,7 +307,8 @@ impl Report<'_> {
     }
 
     fn closed_gates(&self, old: &[core::PodCondition]) -> Vec<String> {
-        let open = |gate: &str| old.iter().any(|condition| condition.type_ == gate && condition.status == "True");
+        let open =
+            |gate: &str| old.iter().any(|condition| condition.type_ == gate && condition.status == "True");
         let gates = spec(self.pod()).readiness_gates.iter().flatten().map(|gate| gate.condition_type.clone());
         gates.filter(|gate| !open(gate)).collect()
     }
@@ -318,7 +336,10 @@ impl Report<'_> {
     }
 }
 
-fn names(list: &[(Role, core::ContainerStatus)], which: impl Fn(Role, &core::ContainerStatus) -> bool) -> Vec<String> {
+fn names(
+    list: &[(Role, core::ContainerStatus)],
+    which: impl Fn(Role, &core::ContainerStatus) -> bool,
+) -> Vec<String> {
     list.iter().filter(|(role, status)| which(*role, status)).map(|(_, status)| status.name.clone()).collect()
 }
 

@@ -70,14 +70,20 @@ struct Writer {
 }
 
 impl Writer {
-    async fn run(mut self, mut newest: watch::Receiver<Option<PodStatus>>, done: watch::Sender<Option<PodStatus>>) {
+    async fn run(
+        mut self,
+        mut newest: watch::Receiver<Option<PodStatus>>,
+        done: watch::Sender<Option<PodStatus>>,
+    ) {
         while newest.changed().await.is_ok() {
             if newest.borrow().as_ref().is_some_and(is_passing) {
                 tokio::select! {
                     _ = newest.changed() => newest.mark_changed(),
                     () = tokio::time::sleep(SETTLE) => {}
                 }
-                if newest.has_changed().unwrap_or(false) && newest.borrow().as_ref().is_some_and(|s| !is_passing(s)) {
+                if newest.has_changed().unwrap_or(false)
+                    && newest.borrow().as_ref().is_some_and(|s| !is_passing(s))
+                {
                     continue;
                 }
             }
@@ -119,8 +125,10 @@ impl Writer {
 
 /// On its way up without anything to tell.
 fn is_passing(status: &PodStatus) -> bool {
-    let nothing_to_tell = |reason: Option<&str>| matches!(reason, Some("ContainerCreating" | "PodInitializing"));
-    let mut all = status.container_statuses.iter().flatten().chain(status.init_container_statuses.iter().flatten());
+    let nothing_to_tell =
+        |reason: Option<&str>| matches!(reason, Some("ContainerCreating" | "PodInitializing"));
+    let mut all =
+        status.container_statuses.iter().flatten().chain(status.init_container_statuses.iter().flatten());
     status.phase.as_deref() == Some("Pending")
         && all.all(|container| {
             let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
@@ -144,7 +152,8 @@ fn same(last: &PodStatus, status: &PodStatus) -> bool {
         ours.nominated_node_name = None;
         ours
     };
-    let names: Vec<String> = status.conditions.iter().flatten().map(|condition| condition.type_.clone()).collect();
+    let names: Vec<String> =
+        status.conditions.iter().flatten().map(|condition| condition.type_.clone()).collect();
     ours(last, &names) == ours(status, &names)
 }
 
@@ -158,7 +167,8 @@ fn with_nulls(status: &PodStatus, last: Option<&PodStatus>) -> serde_json::Value
                 new.insert(field.to_owned(), serde_json::Value::Null);
             }
         }
-        for condition in new.get_mut("conditions").and_then(|list| list.as_array_mut()).into_iter().flatten() {
+        for condition in new.get_mut("conditions").and_then(|list| list.as_array_mut()).into_iter().flatten()
+        {
             for field in ["reason", "message"] {
                 if condition.get(field).is_none() {
                     condition[field] = serde_json::Value::Null;
@@ -181,9 +191,13 @@ mod tests {
     fn conditions_of_others_do_not_make_a_difference() {
         let last = status(serde_json::json!({"phase": "Running", "conditions": [
             {"type": "Ready", "status": "True"}, {"type": "example.com/gate", "status": "True"}]}));
-        let new = status(serde_json::json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}));
+        let new = status(
+            serde_json::json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}),
+        );
         assert!(same(&last, &new));
-        let other = status(serde_json::json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "False"}]}));
+        let other = status(
+            serde_json::json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "False"}]}),
+        );
         assert!(!same(&last, &other));
     }
 
@@ -199,8 +213,10 @@ mod tests {
 
     #[test]
     fn a_pod_on_its_way_up_is_passing_and_a_stuck_one_is_not() {
-        let waiting = |reason: &str| status(serde_json::json!({"phase": "Pending", "containerStatuses": [
-            {"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": {"waiting": {"reason": reason}}}]}));
+        let waiting = |reason: &str| {
+            status(serde_json::json!({"phase": "Pending", "containerStatuses": [
+            {"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": {"waiting": {"reason": reason}}}]}))
+        };
         assert!(is_passing(&waiting("ContainerCreating")));
         assert!(!is_passing(&waiting("ErrImagePull")));
     }

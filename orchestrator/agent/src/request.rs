@@ -54,10 +54,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 /// The number of a port that is given as number or by name.
 pub(crate) fn port(port: &IntOrString, container: &Container) -> Result<u16, RequestError> {
-    let wrong = || RequestError::Port(match port {
-        IntOrString::Int(number) => number.to_string(),
-        IntOrString::String(name) => name.clone(),
-    });
+    let wrong = || {
+        RequestError::Port(match port {
+            IntOrString::Int(number) => number.to_string(),
+            IntOrString::String(name) => name.clone(),
+        })
+    };
     let number = match port {
         IntOrString::Int(number) => Some(*number),
         IntOrString::String(name) => {
@@ -70,7 +72,12 @@ pub(crate) fn port(port: &IntOrString, container: &Container) -> Result<u16, Req
 }
 
 /// `httpGet` of a probe or hook. Redirects are answers.
-pub(crate) async fn http_get(action: &HTTPGetAction, container: &Container, ip: IpAddr, limit: Duration) -> Result<Answer, RequestError> {
+pub(crate) async fn http_get(
+    action: &HTTPGetAction,
+    container: &Container,
+    ip: IpAddr,
+    limit: Duration,
+) -> Result<Answer, RequestError> {
     let port = port(&action.port, container)?;
     let secure = action.scheme.as_deref() == Some("HTTPS");
     let host = action.host.clone().filter(|host| !host.is_empty());
@@ -100,8 +107,13 @@ pub(crate) async fn http_get(action: &HTTPGetAction, container: &Container, ip: 
     tokio::time::timeout(limit, work).await.map_err(|_| RequestError::TimedOut)?
 }
 
-async fn send(request: Request<Full<Bytes>>, stream: Box<dyn Stream>, url: &str) -> Result<Answer, RequestError> {
-    let failed = |source: Box<dyn std::error::Error + Send + Sync>| RequestError::Http { url: url.to_owned(), source };
+async fn send(
+    request: Request<Full<Bytes>>,
+    stream: Box<dyn Stream>,
+    url: &str,
+) -> Result<Answer, RequestError> {
+    let failed =
+        |source: Box<dyn std::error::Error + Send + Sync>| RequestError::Http { url: url.to_owned(), source };
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|error| failed(error.into()))?;
     let answer = async {
@@ -109,7 +121,8 @@ async fn send(request: Request<Full<Bytes>>, stream: Box<dyn Stream>, url: &str)
         let status = response.status();
         // A long or broken body does not change the verdict.
         let body = Limited::new(response.into_body(), LONGEST_BODY).collect().await;
-        let body = body.map(|body| String::from_utf8_lossy(&body.to_bytes()).into_owned()).unwrap_or_default();
+        let body =
+            body.map(|body| String::from_utf8_lossy(&body.to_bytes()).into_owned()).unwrap_or_default();
         Ok(Answer { status, body })
     };
     tokio::pin!(answer);
@@ -136,7 +149,8 @@ async fn connect(address: SocketAddr, secure: bool) -> Result<Box<dyn Stream>, R
 
 /// `tcpSocket`: whether somebody accepts.
 pub(crate) async fn tcp(address: SocketAddr, limit: Duration) -> Result<(), RequestError> {
-    let connected = tokio::time::timeout(limit, TcpStream::connect(address)).await.map_err(|_| RequestError::TimedOut)?;
+    let connected =
+        tokio::time::timeout(limit, TcpStream::connect(address)).await.map_err(|_| RequestError::TimedOut)?;
     connected.map(drop).map_err(|source| RequestError::Connect { address, source })
 }
 
@@ -144,7 +158,10 @@ pub(crate) async fn tcp(address: SocketAddr, limit: Duration) -> Result<(), Requ
 pub(crate) async fn grpc(address: SocketAddr, service: &str, limit: Duration) -> Result<bool, RequestError> {
     let url = format!("http://{address}/grpc.health.v1.Health/Check");
     let work = async {
-        let failed = |source: Box<dyn std::error::Error + Send + Sync>| RequestError::Http { url: url.clone(), source };
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| RequestError::Http {
+            url: url.clone(),
+            source,
+        };
         let stream = TokioIo::new(connect(address, false).await?);
         let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await;
         let (mut sender, connection) = handshake.map_err(|error| failed(error.into()))?;
@@ -234,7 +251,8 @@ mod tests {
     use serde_json::json;
 
     fn container() -> Container {
-        serde_json::from_value(json!({"name": "c", "ports": [{"name": "web", "containerPort": 8080}]})).unwrap()
+        serde_json::from_value(json!({"name": "c", "ports": [{"name": "web", "containerPort": 8080}]}))
+            .unwrap()
     }
 
     #[test]
@@ -271,7 +289,11 @@ mod tests {
         tokio::spawn(async move { axum::serve(listener, router).await });
         let limit = Duration::from_secs(5);
         for (path, status) in [("/ok", 200), ("moved", 302), ("/none", 404)] {
-            let action = HTTPGetAction { path: Some(path.into()), port: IntOrString::Int(address.port().into()), ..HTTPGetAction::default() };
+            let action = HTTPGetAction {
+                path: Some(path.into()),
+                port: IntOrString::Int(address.port().into()),
+                ..HTTPGetAction::default()
+            };
             let answer = http_get(&action, &container(), address.ip(), limit).await.unwrap();
             assert_eq!(answer.status.as_u16(), status, "{path}");
         }

@@ -75,7 +75,13 @@ pub(crate) fn crashes_after(record: &ContainerRecord, finished: &Finished) -> u3
 }
 
 /// The words of `kubectl get pod` for a container that waits for its next attempt.
-pub(crate) fn back_off_text(pause: SignedDuration, container: &str, pod: &str, namespace: &str, uid: &str) -> String {
+pub(crate) fn back_off_text(
+    pause: SignedDuration,
+    container: &str,
+    pod: &str,
+    namespace: &str,
+    uid: &str,
+) -> String {
     let seconds = pause.as_secs();
     let pause = match (seconds / 60, seconds % 60) {
         (0, s) => format!("{s}s"),

@@ -53,11 +53,17 @@ pub(crate) enum ShimKey {
 /// The RuntimeClass and the image contradict each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Mismatch {
-    #[error("the RuntimeClass \"wasm\" runs WebAssembly only, but this image holds a Linux file system; leave runtimeClassName out, or use \"oci\" or \"wasm-isolated\"")]
+    #[error(
+        "the RuntimeClass \"wasm\" runs WebAssembly only, but this image holds a Linux file system; leave runtimeClassName out, or use \"oci\" or \"wasm-isolated\""
+    )]
     LinuxInWasm,
-    #[error("the RuntimeClass \"oci\" runs Linux containers only, but this image is WebAssembly; leave runtimeClassName out, or use \"wasm\" or \"wasm-isolated\"")]
+    #[error(
+        "the RuntimeClass \"oci\" runs Linux containers only, but this image is WebAssembly; leave runtimeClassName out, or use \"wasm\" or \"wasm-isolated\""
+    )]
     WasmInOci,
-    #[error("this image is WebAssembly, which has no place in the node's own network namespace; leave hostNetwork out")]
+    #[error(
+        "this image is WebAssembly, which has no place in the node's own network namespace; leave hostNetwork out"
+    )]
     WasmOnHostNetwork,
 }
 
@@ -99,7 +105,12 @@ pub(crate) fn place(
 }
 
 /// The shim for a container of a pod that lives in `place`.
-pub(crate) fn shim(handler: Handler, place: &Place, image: ImageKind, uid: &str) -> Result<ShimKey, Mismatch> {
+pub(crate) fn shim(
+    handler: Handler,
+    place: &Place,
+    image: ImageKind,
+    uid: &str,
+) -> Result<ShimKey, Mismatch> {
     match (image, handler, place) {
         (ImageKind::Linux, Handler::Wasm, _) => Err(Mismatch::LinuxInWasm),
         // A pod that was placed when all its images were wasm and whose image changed since.

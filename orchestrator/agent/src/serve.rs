@@ -82,6 +82,7 @@ pub enum ServeError {
 }
 
 /// An answer that is an error, as the kubelet words it.
+#[derive(Debug)]
 pub(crate) struct Refusal(pub(crate) StatusCode, pub(crate) String);
 
 impl IntoResponse for Refusal {
@@ -192,10 +193,17 @@ async fn serve_one(stream: TcpStream, acceptor: TlsAcceptor, router: Router) {
         Ok(Err(error)) => return debug!(%error, "a TLS handshake failed"),
         Err(_) => return debug!("a TLS handshake took too long"),
     };
-    let allowed = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).is_some_and(|cert| may_ask(cert));
+    let allowed = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(|chain| chain.first())
+        .is_some_and(|cert| may_ask(cert));
     let router = if allowed { router } else { Router::new().fallback(forbidden) };
     let service = TowerToHyperService::new(router);
-    let served = Builder::new(TokioExecutor::new()).serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+    let served = Builder::new(TokioExecutor::new())
+        .serve_connection_with_upgrades(TokioIo::new(stream), service)
+        .await;
     if let Err(error) = served {
         debug!(error, "a connection broke");
     }
@@ -215,18 +223,31 @@ fn may_ask(certificate: &CertificateDer<'_>) -> bool {
 }
 
 /// A pod of this node, by name, and what is remembered of it.
-pub(crate) fn find_pod(context: &Context, namespace: &str, name: &str) -> Result<(Arc<Pod>, PodRecord), Refusal> {
-    let missing = || Refusal(StatusCode::NOT_FOUND, format!("pod {name:?} of namespace {namespace:?} is not on this node"));
+pub(crate) fn find_pod(
+    context: &Context,
+    namespace: &str,
+    name: &str,
+) -> Result<(Arc<Pod>, PodRecord), Refusal> {
+    let missing = || {
+        Refusal(StatusCode::NOT_FOUND, format!("pod {name:?} of namespace {namespace:?} is not on this node"))
+    };
     let pod = context.roster.find(namespace, name).ok_or_else(missing)?;
     let record = PodRecord::load(&context.paths.pod(uid(&pod)).record());
     Ok((pod, record))
 }
 
 /// A container of a pod that was made at least once.
-pub(crate) fn find_container(pod: &Pod, record: &PodRecord, container: &str) -> Result<ContainerRecord, Refusal> {
+pub(crate) fn find_container(
+    pod: &Pod,
+    record: &PodRecord,
+    container: &str,
+) -> Result<ContainerRecord, Refusal> {
     let name = crate::members::name(pod);
     if member(pod, container).is_none() {
-        return Err(Refusal(StatusCode::NOT_FOUND, format!("container {container} is not valid for pod {name}")));
+        return Err(Refusal(
+            StatusCode::NOT_FOUND,
+            format!("container {container} is not valid for pod {name}"),
+        ));
     }
     let made = record.containers.get(container).filter(|record| record.created || record.last.is_some());
     let waiting = || {

@@ -127,7 +127,12 @@ impl Shim {
         self.unless_dead(self.client.wait_exec(id, exec_id)).await
     }
 
-    pub(crate) async fn kill_exec(&self, id: &ContainerId, exec_id: &str, signal: i32) -> Result<(), ShimError> {
+    pub(crate) async fn kill_exec(
+        &self,
+        id: &ContainerId,
+        exec_id: &str,
+        signal: i32,
+    ) -> Result<(), ShimError> {
         self.unless_dead(self.client.kill_exec(id, exec_id, signal)).await
     }
 
@@ -144,7 +149,12 @@ impl Shim {
         self.unless_dead(self.client.resize(id, exec_id, width, height)).await
     }
 
-    pub(crate) async fn adopt_listener(&self, id: &ContainerId, port: u16, token: &str) -> Result<(), ShimError> {
+    pub(crate) async fn adopt_listener(
+        &self,
+        id: &ContainerId,
+        port: u16,
+        token: &str,
+    ) -> Result<(), ShimError> {
         self.unless_dead(self.client.adopt_listener(id, port, token)).await
     }
 
@@ -204,7 +214,11 @@ impl Shims {
     }
 
     /// The shim; started where none runs. A wasm host is put into `netns`.
-    pub(crate) async fn ensure(self: &Arc<Self>, key: &ShimKey, netns: Option<&Path>) -> Result<Arc<Shim>, ShimError> {
+    pub(crate) async fn ensure(
+        self: &Arc<Self>,
+        key: &ShimKey,
+        netns: Option<&Path>,
+    ) -> Result<Arc<Shim>, ShimError> {
         let slot = self.slot(key).await;
         let mut slot = slot.lock().await;
         if let Some(shim) = slot.as_ref().filter(|shim| !shim.is_dead()) {
@@ -253,7 +267,7 @@ impl Shims {
         let pidfd = pidfd_open(Pid::from_raw(file.pid)?, PidfdFlags::NONBLOCK).ok()?;
         // A second look: the descriptor is of the process that the file names.
         (start_time(file.pid) == Some(file.start_time)).then_some(())?;
-        let shim = self.watch(key, AsyncFd::new(pidfd).ok()?, None);
+        let shim = self.watch(key, readiness(pidfd).ok()?, None);
         info!(shim = %name(key), pid = file.pid, "a running shim is found again");
         Some(shim)
     }
@@ -267,8 +281,10 @@ impl Shims {
         };
         let child = self.spawn(key, netns, &log).map_err(failed)?;
         let pid = i32::try_from(child.id()).unwrap_or_default();
-        let pidfd = Pid::from_raw(pid).ok_or(rustix::io::Errno::SRCH).and_then(|pid| pidfd_open(pid, PidfdFlags::NONBLOCK));
-        let pidfd = pidfd.map_err(io::Error::from).and_then(AsyncFd::new).map_err(failed)?;
+        let pidfd = Pid::from_raw(pid)
+            .ok_or(rustix::io::Errno::SRCH)
+            .and_then(|pid| pidfd_open(pid, PidfdFlags::NONBLOCK));
+        let pidfd = pidfd.map_err(io::Error::from).and_then(readiness).map_err(failed)?;
         let file = ProcessFile { key: key.clone(), pid, start_time: start_time(pid).unwrap_or_default() };
         let bytes = serde_json::to_vec(&file).expect("a process file is plain data");
         write_atomically(&self.process_file(key), &bytes).map_err(failed)?;
@@ -302,7 +318,13 @@ impl Shims {
             command.arg("--solo");
         }
         command.arg("--log").arg(log);
-        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).current_dir("/").process_group(0).spawn()
+        command
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .current_dir("/")
+            .process_group(0)
+            .spawn()
     }
 
     /// Waits until the shim answers.
@@ -377,6 +399,15 @@ async fn follow_exits(shim: &Shim, wakers: &Wakers) {
             }
         }
     }
+}
+
+/// A pidfd that can be waited for.
+#[expect(
+    deprecated,
+    reason = "the replacement is unsafe for descriptors that do not own theirs; this one does"
+)]
+fn readiness(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(pidfd, tokio::io::Interest::READABLE)
 }
 
 /// For people.

@@ -67,7 +67,8 @@ pub(crate) async fn start(worker: &mut Worker, container: &str) -> Result<(), St
         return Err(StartError::NotPrepared);
     };
     let sandbox = worker.seen.record.sandbox.clone().ok_or(StartError::NotPrepared)?;
-    let handler = Handler::parse(spec(&pod).runtime_class_name.as_deref()).map_err(|_| StartError::NotPrepared)?;
+    let handler =
+        Handler::parse(spec(&pod).runtime_class_name.as_deref()).map_err(|_| StartError::NotPrepared)?;
     let key = shim(handler, &sandbox.place, image.kind, uid(&pod))?;
     let record = note_attempt(worker, container, &key, &image);
     let id = container_id(uid(&pod), container, record.attempt);
@@ -88,7 +89,8 @@ pub(crate) async fn start(worker: &mut Worker, container: &str) -> Result<(), St
         && image.kind.serves_http()
     {
         let site = Site { uid: uid(&pod), ip: sandbox.ip, netns };
-        let ports = bundle::wasm::http_ports(member(&pod, container).ok_or(StartError::NotPrepared)?.container);
+        let ports =
+            bundle::wasm::http_ports(member(&pod, container).ok_or(StartError::NotPrepared)?.container);
         let listeners = &worker.context.listeners;
         listeners.hand_over(&*worker.context.network, &shim, site, &id, &ports).await?;
     }
@@ -104,7 +106,8 @@ pub(crate) async fn run(worker: &mut Worker, container: &str) -> Result<(), Star
         note_created(worker, container);
     }
     let sandbox = worker.seen.record.sandbox.clone();
-    if let (ShimKey::Shared(_) | ShimKey::Solo(_), Some(Sandbox { ip, netns: Some(netns), .. })) = (&record.shim, &sandbox)
+    if let (ShimKey::Shared(_) | ShimKey::Solo(_), Some(Sandbox { ip, netns: Some(netns), .. })) =
+        (&record.shim, &sandbox)
         && worker.context.images.by_id(&record.image_id).is_some_and(|image| image.kind.serves_http())
         && let Some(member) = member(&pod, container)
     {
@@ -156,7 +159,9 @@ fn note_attempt(worker: &mut Worker, container: &str, key: &ShimKey, image: &Ima
         Some(ContainerRecord { finished: Some(finished), attempt, crashes, .. }) => {
             ContainerRecord { attempt: attempt + 1, last: Some(finished), crashes, ..fresh }
         }
-        Some(before) => ContainerRecord { attempt: before.attempt, last: before.last, crashes: before.crashes, ..fresh },
+        Some(before) => {
+            ContainerRecord { attempt: before.attempt, last: before.last, crashes: before.crashes, ..fresh }
+        }
     };
     worker.seen.record.containers.insert(container.to_owned(), record.clone());
     worker.save();
@@ -207,7 +212,8 @@ async fn container_spec(
         paths: &worker.paths,
         termination_log,
         log,
-        stdin: crate::stdin::of(&context.paths, &record.shim, &id, member.container).map_err(StartError::Files)?,
+        stdin: crate::stdin::of(&context.paths, &record.shim, &id, member.container)
+            .map_err(StartError::Files)?,
         hostname: crate::files::hostname(pod),
         resolvers,
         cluster_ranges: &context.config.cluster_ranges,

@@ -34,7 +34,9 @@ use generated::Wanted;
 pub(crate) enum VolumeError {
     #[error("MountVolume.SetUp failed for volume {volume:?} : {kind} {name:?} not found")]
     NoObject { volume: String, kind: &'static str, name: String },
-    #[error("MountVolume.SetUp failed for volume {volume:?} : {kind} {name:?} references non-existent key: {key}")]
+    #[error(
+        "MountVolume.SetUp failed for volume {volume:?} : {kind} {name:?} references non-existent key: {key}"
+    )]
     NoKey { volume: String, kind: &'static str, name: String, key: String },
     #[error("MountVolume.SetUp failed for volume {volume:?} : {what} cannot be read from the API")]
     Read {
@@ -52,7 +54,9 @@ pub(crate) enum VolumeError {
         #[source]
         source: io::Error,
     },
-    #[error("MountVolume.SetUp failed for volume {volume:?} : hostPath type check failed: {path} is not a {expected}")]
+    #[error(
+        "MountVolume.SetUp failed for volume {volume:?} : hostPath type check failed: {path} is not a {expected}"
+    )]
     HostPath { volume: String, path: String, expected: String },
     #[error("MountVolume.SetUp failed for volume {volume:?} : this kind of volume is not known to this node")]
     Unsupported { volume: String },
@@ -61,7 +65,12 @@ pub(crate) enum VolumeError {
 }
 
 /// Makes all volumes. Asking again brings them up to date.
-pub(crate) async fn set_up(context: &Context, pod: &Pod, paths: &PodPaths, ip: Option<Ipv4Addr>) -> Result<(), VolumeError> {
+pub(crate) async fn set_up(
+    context: &Context,
+    pod: &Pod,
+    paths: &PodPaths,
+    ip: Option<Ipv4Addr>,
+) -> Result<(), VolumeError> {
     for volume in spec(pod).volumes.iter().flatten() {
         one(context, pod, volume, paths, ip).await?;
     }
@@ -90,7 +99,11 @@ pub(crate) async fn tear_down(paths: &PodPaths) -> Result<(), VolumeError> {
         }
         std::fs::remove_dir_all(&root)
     };
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other).and_then(|done| done).map_err(VolumeError::Unmount)
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(io::Error::other)
+        .and_then(|done| done)
+        .map_err(VolumeError::Unmount)
 }
 
 async fn one(
@@ -134,7 +147,8 @@ fn empty_dir(empty: &EmptyDirVolumeSource, pod: &Pod, place: &Path) -> io::Resul
     let fresh = !place.exists();
     std::fs::create_dir_all(place)?;
     if empty.medium.as_deref() == Some("Memory") && !is_mount_point(place)? {
-        let limit = empty.size_limit.as_ref().and_then(|limit| Quantity::parse(&limit.0).ok()).map(Quantity::value);
+        let limit =
+            empty.size_limit.as_ref().and_then(|limit| Quantity::parse(&limit.0).ok()).map(Quantity::value);
         let size = limit.filter(|bytes| *bytes > 0).map(|bytes| format!(",size={bytes}")).unwrap_or_default();
         let options = std::ffi::CString::new(format!("mode=0777{size}"))?;
         mount("tmpfs", place, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(&*options))?;
@@ -158,7 +172,11 @@ fn host_path(host: &HostPathVolumeSource, volume: &Volume) -> Result<(), VolumeE
         "FileOrCreate" if !path.exists() => std::fs::File::create(path).map(drop),
         _ => Ok(()),
     };
-    made.map_err(|source| VolumeError::Write { volume: volume.name.clone(), path: host.path.clone(), source })?;
+    made.map_err(|source| VolumeError::Write {
+        volume: volume.name.clone(),
+        path: host.path.clone(),
+        source,
+    })?;
     let meta = std::fs::metadata(path);
     let fits = |test: fn(&std::fs::FileType) -> bool| meta.as_ref().is_ok_and(|meta| test(&meta.file_type()));
     let good = match kind {
@@ -173,7 +191,8 @@ fn host_path(host: &HostPathVolumeSource, volume: &Volume) -> Result<(), VolumeE
     if good {
         return Ok(());
     }
-    let expected = if kind.is_empty() { "file or directory that exists".to_owned() } else { kind.to_lowercase() };
+    let expected =
+        if kind.is_empty() { "file or directory that exists".to_owned() } else { kind.to_lowercase() };
     Err(VolumeError::HostPath { volume: volume.name.clone(), path: host.path.clone(), expected })
 }
 
@@ -183,8 +202,10 @@ mod tests {
     use serde_json::json;
 
     fn pod(context: serde_json::Value) -> Pod {
-        serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"containers": [], "securityContext": context}}))
-            .unwrap()
+        serde_json::from_value(
+            json!({"metadata": {"name": "p"}, "spec": {"containers": [], "securityContext": context}}),
+        )
+        .unwrap()
     }
 
     #[test]

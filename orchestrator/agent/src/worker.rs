@@ -51,8 +51,16 @@ pub(crate) struct Worker {
 /// What ran beside the worker and is done.
 pub(crate) enum Beside {
     Pulled(String, Result<Arc<Image>, PullError>),
-    PostStart { container: String, attempt: u32, result: Result<(), HookError> },
-    PreStop { container: String, attempt: u32, result: Result<(), HookError> },
+    PostStart {
+        container: String,
+        attempt: u32,
+        result: Result<(), HookError>,
+    },
+    PreStop {
+        container: String,
+        attempt: u32,
+        result: Result<(), HookError>,
+    },
     Drained,
     /// Volumes were brought up to date.
     Refreshed,
@@ -96,8 +104,12 @@ impl Worker {
 
     /// Works until the pod is gone.
     pub(crate) async fn run(mut self) {
-        let span = info_span!("pod", namespace = crate::members::namespace(&self.desired.pod),
-            name = crate::members::name(&self.desired.pod), uid = self.uid());
+        let span = info_span!(
+            "pod",
+            namespace = crate::members::namespace(&self.desired.pod),
+            name = crate::members::name(&self.desired.pod),
+            uid = self.uid()
+        );
         async {
             self.begin().await;
             let mut turns = 0;
@@ -155,7 +167,8 @@ impl Worker {
         if let Err(error) = write_atomically(&self.paths.spec(), &bytes) {
             warn!(%error, "the pod's specification cannot be kept");
         }
-        let running: Vec<_> = self.seen.record.containers.iter().filter(|(_, record)| record.finished.is_none()).collect();
+        let running: Vec<_> =
+            self.seen.record.containers.iter().filter(|(_, record)| record.finished.is_none()).collect();
         for (name, record) in running {
             if matches!(record.shim, ShimKey::Oci) {
                 continue;
@@ -215,7 +228,10 @@ impl Worker {
     }
 
     /// A wasm host that is gone took its containers along; the container shim is started to ask it.
-    async fn shim_to_ask(&self, key: &ShimKey) -> Result<Option<Arc<crate::shims::Shim>>, crate::shims::ShimError> {
+    async fn shim_to_ask(
+        &self,
+        key: &ShimKey,
+    ) -> Result<Option<Arc<crate::shims::Shim>>, crate::shims::ShimError> {
         match key {
             ShimKey::Oci => self.context.shims.ensure(key, None).await.map(Some),
             ShimKey::Shared(_) | ShimKey::Solo(_) => Ok(self.context.shims.running(key).await),
@@ -324,11 +340,22 @@ impl Worker {
                     retry_at: now + retry_pause(failures),
                     failures,
                 });
-                let image = member(&pod, container).and_then(|m| m.container.image.clone()).unwrap_or_default();
-                self.context.warning(&pod, Some(container), "Failed", format!("Failed to pull image {image:?}: {message}"));
+                let image =
+                    member(&pod, container).and_then(|m| m.container.image.clone()).unwrap_or_default();
+                self.context.warning(
+                    &pod,
+                    Some(container),
+                    "Failed",
+                    format!("Failed to pull image {image:?}: {message}"),
+                );
                 self.context.warning(&pod, Some(container), "Failed", format!("Error: {}", error.reason()));
                 if error.reason() == "ErrImagePull" {
-                    self.context.normal(&pod, Some(container), "BackOff", format!("Back-off pulling image {image:?}"));
+                    self.context.normal(
+                        &pod,
+                        Some(container),
+                        "BackOff",
+                        format!("Back-off pulling image {image:?}"),
+                    );
                     self.context.warning(&pod, Some(container), "Failed", "Error: ImagePullBackOff");
                 }
             }

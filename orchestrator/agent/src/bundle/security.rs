@@ -8,16 +8,50 @@ use crate::members::spec;
 
 /// The fourteen capabilities a container has unless its spec says otherwise.
 const DEFAULT: [&str; 14] = [
-    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID",
-    "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FSETID",
+    "CAP_FOWNER",
+    "CAP_MKNOD",
+    "CAP_NET_RAW",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETFCAP",
+    "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_CHROOT",
+    "CAP_KILL",
+    "CAP_AUDIT_WRITE",
 ];
 /// All others of Linux 6.
 const OTHERS: [&str; 27] = [
-    "CAP_DAC_READ_SEARCH", "CAP_LINUX_IMMUTABLE", "CAP_NET_BROADCAST", "CAP_NET_ADMIN", "CAP_IPC_LOCK",
-    "CAP_IPC_OWNER", "CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_PTRACE", "CAP_SYS_PACCT", "CAP_SYS_ADMIN",
-    "CAP_SYS_BOOT", "CAP_SYS_NICE", "CAP_SYS_RESOURCE", "CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_LEASE",
-    "CAP_AUDIT_CONTROL", "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG", "CAP_WAKE_ALARM", "CAP_BLOCK_SUSPEND",
-    "CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_NICE",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_LEASE",
+    "CAP_AUDIT_CONTROL",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MAC_ADMIN",
+    "CAP_SYSLOG",
+    "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ",
+    "CAP_PERFMON",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
 ];
 
 /// What follows from the security contexts of pod and container.
@@ -37,7 +71,9 @@ pub(super) fn of(input: &Input<'_>) -> Security {
     // A program that is not root gets no capability by itself: they take effect for root, and by file capabilities.
     let effective = if input.identity.uid == 0 { granted.clone() } else { Vec::new() };
     // Kubernetes leaves privilege gain possible unless it is asked not to; here it must be asked for.
-    let may_gain = context.allow_privilege_escalation.unwrap_or(privileged || granted.iter().any(|cap| cap == "CAP_SYS_ADMIN"));
+    let may_gain = context
+        .allow_privilege_escalation
+        .unwrap_or(privileged || granted.iter().any(|cap| cap == "CAP_SYS_ADMIN"));
     Security {
         privileged,
         read_only_root: context.read_only_root_filesystem == Some(true),
@@ -79,8 +115,10 @@ fn capabilities(container: &Container) -> Vec<String> {
 
 /// The runtime's default profile unless the container or the pod says `Unconfined`.
 fn seccomp_profile(input: &Input<'_>, granted: &[String]) -> Option<Value> {
-    let of_container = input.container.security_context.as_ref().and_then(|context| context.seccomp_profile.as_ref());
-    let of_pod = spec(input.pod).security_context.as_ref().and_then(|context| context.seccomp_profile.as_ref());
+    let of_container =
+        input.container.security_context.as_ref().and_then(|context| context.seccomp_profile.as_ref());
+    let of_pod =
+        spec(input.pod).security_context.as_ref().and_then(|context| context.seccomp_profile.as_ref());
     let profile: Option<&SeccompProfile> = of_container.or(of_pod);
     match profile.map(|profile| profile.type_.as_str()) {
         Some("Unconfined") => None,
@@ -93,8 +131,17 @@ pub(super) fn masked_paths(container: &Container) -> Value {
         return json!([]);
     }
     json!([
-        "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-        "/proc/scsi", "/proc/sched_debug", "/proc/timer_list", "/proc/timer_stats", "/sys/firmware",
+        "/proc/acpi",
+        "/proc/asound",
+        "/proc/interrupts",
+        "/proc/kcore",
+        "/proc/keys",
+        "/proc/latency_stats",
+        "/proc/scsi",
+        "/proc/sched_debug",
+        "/proc/timer_list",
+        "/proc/timer_stats",
+        "/sys/firmware",
         "/sys/devices/virtual/powercap",
     ])
 }
@@ -118,7 +165,17 @@ pub(super) fn devices() -> Value {
         json!({"allow": true, "type": "b", "access": "m"}),
     ];
     // null, zero, full, random, urandom, tty, console, ptmx, pts.
-    let known = [(1, Some(3)), (1, Some(5)), (1, Some(7)), (1, Some(8)), (1, Some(9)), (5, Some(0)), (5, Some(1)), (5, Some(2)), (136, None)];
+    let known = [
+        (1, Some(3)),
+        (1, Some(5)),
+        (1, Some(7)),
+        (1, Some(8)),
+        (1, Some(9)),
+        (5, Some(0)),
+        (5, Some(1)),
+        (5, Some(2)),
+        (136, None),
+    ];
     for (major, minor) in known {
         let mut rule = json!({"allow": true, "type": "c", "major": major, "access": "rwm"});
         if let Some(minor) = minor {
@@ -143,8 +200,13 @@ mod tests {
         assert_eq!(granted(json!({})).len(), 14);
         assert_eq!(granted(json!({"privileged": true})).len(), 41);
         assert_eq!(granted(json!({"capabilities": {"drop": ["ALL"]}})), Vec::<String>::new());
-        assert_eq!(granted(json!({"capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}})), ["CAP_NET_BIND_SERVICE"]);
-        assert!(granted(json!({"capabilities": {"add": ["net_admin"]}})).contains(&"CAP_NET_ADMIN".to_owned()));
+        assert_eq!(
+            granted(json!({"capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}})),
+            ["CAP_NET_BIND_SERVICE"]
+        );
+        assert!(
+            granted(json!({"capabilities": {"add": ["net_admin"]}})).contains(&"CAP_NET_ADMIN".to_owned())
+        );
         assert!(!granted(json!({"capabilities": {"drop": ["CAP_KILL"]}})).contains(&"CAP_KILL".to_owned()));
         assert_eq!(granted(json!({"capabilities": {"add": ["NO_SUCH"]}})).len(), 14);
         assert_eq!(granted(json!({"capabilities": {"add": ["ALL"], "drop": ["SYS_ADMIN"]}})).len(), 40);

@@ -18,7 +18,8 @@ const REQUEST_TIMEOUT: &str = "catamaran.dev/request-timeout";
 
 /// The TCP ports an HTTP component answers on; 80 when the container declares none.
 pub(crate) fn http_ports(container: &Container) -> Vec<u16> {
-    let tcp = container.ports.iter().flatten().filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP");
+    let tcp =
+        container.ports.iter().flatten().filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP");
     let ports: Vec<u16> = tcp.filter_map(|port| u16::try_from(port.container_port).ok()).collect();
     if ports.is_empty() { vec![80] } else { ports }
 }
@@ -91,8 +92,10 @@ fn instance(pod: &Pod) -> Result<InstancePolicy, BundleError> {
     if value.trim() == "fresh" {
         return Ok(InstancePolicy::Fresh);
     }
-    let inner = value.trim().strip_prefix("reuse(").and_then(|rest| rest.strip_suffix(')')).ok_or_else(wrong)?;
-    let numbers: Vec<u32> = inner.split(',').map(|n| n.trim().parse()).collect::<Result<_, _>>().map_err(|_| wrong())?;
+    let inner =
+        value.trim().strip_prefix("reuse(").and_then(|rest| rest.strip_suffix(')')).ok_or_else(wrong)?;
+    let numbers: Vec<u32> =
+        inner.split(',').map(|n| n.trim().parse()).collect::<Result<_, _>>().map_err(|_| wrong())?;
     match numbers[..] {
         [max, concurrency, idle_seconds] if max > 0 && concurrency > 0 => {
             Ok(InstancePolicy::Reuse { max, concurrency, idle_seconds })

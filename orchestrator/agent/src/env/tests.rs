@@ -38,11 +38,15 @@ fn get(container: serde_json::Value, name: &str) -> Option<String> {
 
 #[test]
 fn values_from_everywhere() {
-    let env = |entry: serde_json::Value| json!({"name": "c", "env": [entry],
-        "resources": {"limits": {"memory": "100Mi"}, "requests": {"cpu": "250m"}}});
+    let env = |entry: serde_json::Value| {
+        json!({"name": "c", "env": [entry],
+        "resources": {"limits": {"memory": "100Mi"}, "requests": {"cpu": "250m"}}})
+    };
     let from = |source: serde_json::Value| env(json!({"name": "X", "valueFrom": source}));
     let field = |path: &str| from(json!({"fieldRef": {"fieldPath": path}}));
-    let amount = |resource: &str, divisor: &str| from(json!({"resourceFieldRef": {"resource": resource, "divisor": divisor}}));
+    let amount = |resource: &str, divisor: &str| {
+        from(json!({"resourceFieldRef": {"resource": resource, "divisor": divisor}}))
+    };
     let table = [
         (env(json!({"name": "X", "value": "v"})), "v"),
         (env(json!({"name": "X"})), ""),
@@ -75,9 +79,15 @@ fn optional_references_may_lead_nowhere_and_others_say_where() {
     let table = [
         (json!({"configMapKeyRef": {"name": "gone", "key": "k"}}), "configmap \"gone\" not found"),
         (json!({"secretKeyRef": {"name": "gone", "key": "k"}}), "secret \"gone\" not found"),
-        (json!({"configMapKeyRef": {"name": "conf", "key": "k"}}), "couldn't find key k in ConfigMap shop/conf"),
+        (
+            json!({"configMapKeyRef": {"name": "conf", "key": "k"}}),
+            "couldn't find key k in ConfigMap shop/conf",
+        ),
         (json!({"secretKeyRef": {"name": "cred", "key": "k"}}), "couldn't find key k in Secret shop/cred"),
-        (json!({"fieldRef": {"fieldPath": "spec.containers"}}), "the field path \"spec.containers\" is not one"),
+        (
+            json!({"fieldRef": {"fieldPath": "spec.containers"}}),
+            "the field path \"spec.containers\" is not one",
+        ),
     ];
     for (source, expected) in table {
         let error = of(from(source)).unwrap_err().to_string();

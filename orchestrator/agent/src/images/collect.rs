@@ -13,7 +13,11 @@ const YOUNG: Duration = Duration::from_secs(3600);
 
 /// Forgets names outside `used` that were pulled longer ago than `unused_for`, then removes content without a name.
 /// Returns the freed bytes and the names that are left.
-pub(crate) fn collect(store: &Store, used: &[String], unused_for: Duration) -> io::Result<(u64, HashSet<String>)> {
+pub(crate) fn collect(
+    store: &Store,
+    used: &[String],
+    unused_for: Duration,
+) -> io::Result<(u64, HashSet<String>)> {
     let used: HashSet<String> = used.iter().filter_map(|name| reference::normalize(name).ok()).collect();
     let mut left = Vec::new();
     for image in store.references() {
@@ -38,11 +42,16 @@ fn content_of(store: &Store, images: &[Image]) -> HashSet<PathBuf> {
     for image in images {
         wanted.extend(store.blob(&image.digest));
         wanted.extend(image.layers.iter().filter_map(|layer| layer.parent().map(Path::to_owned)));
-        for code in &image.wasm {
+        if let Some(code) = &image.wasm {
             wanted.insert(code.artifact.clone());
             wanted.insert(code.compiled.clone());
             // Code inside a layer keeps its layer.
-            wanted.extend(code.artifact.ancestors().filter_map(|path| (path.ends_with("fs")).then(|| path.parent()).flatten()).map(Path::to_owned));
+            wanted.extend(
+                code.artifact
+                    .ancestors()
+                    .filter_map(|path| (path.ends_with("fs")).then(|| path.parent()).flatten())
+                    .map(Path::to_owned),
+            );
         }
     }
     wanted

@@ -180,7 +180,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         assert!(store.blob(&digest_of(b"x")).is_ok());
-        for bad in ["", "sha256:", "sha256:../../etc/passwd", "sha512:00", &format!("sha256:{}", "A".repeat(64))] {
+        for bad in
+            ["", "sha256:", "sha256:../../etc/passwd", "sha512:00", &format!("sha256:{}", "A".repeat(64))]
+        {
             assert!(store.blob(bad).is_err() && store.layer(bad).is_err(), "{bad:?}");
         }
     }

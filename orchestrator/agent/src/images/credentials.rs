@@ -50,7 +50,9 @@ fn credentials(registry: &str, entry: Entry) -> Option<Credentials> {
     let decoded = entry.auth.and_then(|auth| String::from_utf8(STANDARD.decode(auth.trim()).ok()?).ok());
     let (user, password) = match (entry.username, entry.password, decoded) {
         (Some(user), Some(password), _) => (user, password),
-        (_, _, Some(pair)) => pair.split_once(':').map(|(user, password)| (user.to_owned(), password.to_owned()))?,
+        (_, _, Some(pair)) => {
+            pair.split_once(':').map(|(user, password)| (user.to_owned(), password.to_owned()))?
+        }
         _ => return None,
     };
     Some(Credentials { registry: host(registry), user, password })
@@ -85,7 +87,10 @@ mod tests {
         let all = of_secret(&serde_json::from_value(secret).unwrap());
         assert_eq!(all.len(), 2);
         assert_eq!(for_registry(&all, "docker.io"), RegistryAuth::Basic("joe".into(), "a:b".into()));
-        assert_eq!(for_registry(&all, "registry.example:5000"), RegistryAuth::Basic("ann".into(), "secret".into()));
+        assert_eq!(
+            for_registry(&all, "registry.example:5000"),
+            RegistryAuth::Basic("ann".into(), "secret".into())
+        );
         assert_eq!(for_registry(&all, "broken.example"), RegistryAuth::Anonymous);
         assert!(!format!("{all:?}").contains("secret"));
     }

@@ -8,7 +8,7 @@ use wasmparser::{Encoding, Parser, Payload};
 /// What an image holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ImageKind {
+pub(crate) enum ImageKind {
     /// A Linux root file system.
     Linux,
     /// WebAssembly.
@@ -18,7 +18,7 @@ pub enum ImageKind {
 /// What WebAssembly code is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum WasmKind {
+pub(crate) enum WasmKind {
     /// A core module (WASI preview 1): runs `_start` to its end.
     Module,
     /// A component that exports `wasi:cli/run`.
@@ -43,15 +43,21 @@ pub(crate) enum Layout {
 pub(crate) enum DetectError {
     #[error("the image has {0} wasm layers; there must be exactly one")]
     Layers(usize),
-    #[error("this is a Spin application, which needs Spin's own triggers; push its component as a wasm artifact instead")]
+    #[error(
+        "this is a Spin application, which needs Spin's own triggers; push its component as a wasm artifact instead"
+    )]
     Spin,
-    #[error("the layer holds precompiled native code, which is never loaded from a registry; push the .wasm file")]
+    #[error(
+        "the layer holds precompiled native code, which is never loaded from a registry; push the .wasm file"
+    )]
     Precompiled,
     #[error("this is not WebAssembly: it begins with {0:02x?}")]
     NotWasm(Vec<u8>),
     #[error("the WebAssembly does not parse: {0}")]
     Malformed(String),
-    #[error("the component exports neither wasi:http/incoming-handler, wasi:http/handler nor wasi:cli/run; it exports: {0}")]
+    #[error(
+        "the component exports neither wasi:http/incoming-handler, wasi:http/handler nor wasi:cli/run; it exports: {0}"
+    )]
     NoEntry(String),
 }
 
@@ -77,7 +83,12 @@ impl ImageKind {
 
 /// The layout of an image, from the media types of its configuration and layers, the manifest's annotations and the
 /// configuration itself.
-pub(crate) fn layout(config_type: &str, layers: &[&str], variant: Option<&str>, config: &Value) -> Result<Layout, DetectError> {
+pub(crate) fn layout(
+    config_type: &str,
+    layers: &[&str],
+    variant: Option<&str>,
+    config: &Value,
+) -> Result<Layout, DetectError> {
     if config_type.starts_with(SPIN) || layers.iter().any(|layer| layer.starts_with(SPIN)) {
         return Err(DetectError::Spin);
     }
@@ -144,7 +155,8 @@ pub(crate) fn wasm_kind(bytes: &[u8]) -> Result<WasmKind, DetectError> {
 }
 
 fn by_exports(exports: &[String]) -> Result<WasmKind, DetectError> {
-    let has = |prefix: &str| exports.iter().any(|name| name == prefix || name.starts_with(&format!("{prefix}@")));
+    let has =
+        |prefix: &str| exports.iter().any(|name| name == prefix || name.starts_with(&format!("{prefix}@")));
     if has("wasi:http/incoming-handler") || has("wasi:http/handler") {
         Ok(WasmKind::Http)
     } else if has("wasi:cli/run") {
@@ -156,7 +168,10 @@ fn by_exports(exports: &[String]) -> Result<WasmKind, DetectError> {
 }
 
 /// Which entry of an index is for this node: our own architecture first, else wasm.
-pub(crate) fn choose<'a>(entries: impl Iterator<Item = (&'a str, &'a str, &'a str)>, architecture: &str) -> Option<&'a str> {
+pub(crate) fn choose<'a>(
+    entries: impl Iterator<Item = (&'a str, &'a str, &'a str)>,
+    architecture: &str,
+) -> Option<&'a str> {
     let mut wasm = None;
     for (os, arch, digest) in entries {
         if os == "linux" && arch == architecture {
@@ -194,14 +209,26 @@ mod tests {
         let compat = json!({"architecture": "amd64", "os": "linux", "config": {"Entrypoint": ["/app.wasm"]}});
         let table: &[(&str, &[&str], Option<&str>, &Value, Result<Layout, DetectError>)] = &[
             (v0, &["application/wasm"], None, &linux, Ok(Layout::WasmLayer { layer: 0 })),
-            ("application/vnd.wasm.config.v1+json", &[CODE[1]], None, &linux, Ok(Layout::WasmLayer { layer: 0 })),
+            (
+                "application/vnd.wasm.config.v1+json",
+                &[CODE[1]],
+                None,
+                &linux,
+                Ok(Layout::WasmLayer { layer: 0 }),
+            ),
             (oci, &[CODE[3]], None, &wasi, Ok(Layout::WasmLayer { layer: 0 })),
             (oci, &[TAR, TAR], None, &linux, Ok(Layout::Linux)),
             (oci, &[TAR], None, &wasi, Ok(Layout::WasmInArchive)),
             (oci, &[TAR], Some("compat"), &compat, Ok(Layout::WasmInArchive)),
             (oci, &[TAR], Some("compat-smart"), &linux, Ok(Layout::Linux)),
             (v0, &["application/wasm", "application/wasm"], None, &linux, Err(DetectError::Layers(2))),
-            ("application/vnd.fermyon.spin.application.v1+config", &[CODE[1]], None, &linux, Err(DetectError::Spin)),
+            (
+                "application/vnd.fermyon.spin.application.v1+config",
+                &[CODE[1]],
+                None,
+                &linux,
+                Err(DetectError::Spin),
+            ),
         ];
         for (config_type, layers, variant, config, expected) in table {
             assert_eq!(&layout(config_type, layers, *variant, config), expected, "{config_type} {layers:?}");

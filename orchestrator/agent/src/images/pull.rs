@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::try_join_all;
 use futures::StreamExt;
+use futures::future::try_join_all;
 use oci_client::Reference;
 use oci_client::client::{Client, ClientConfig, ClientProtocol};
 use oci_client::errors::OciDistributionError;
@@ -69,7 +69,9 @@ pub(crate) enum PullError {
     BadDigest(#[from] BadDigest),
     #[error("{name} is no image: {why}")]
     Document { name: String, why: String },
-    #[error("no match for platform in manifest: {name} has no image for linux/{arch} and none for wasm; it has: {has}")]
+    #[error(
+        "no match for platform in manifest: {name} has no image for linux/{arch} and none for wasm; it has: {has}"
+    )]
     Platform { name: String, arch: &'static str, has: String },
     #[error("{name} does not run here")]
     Detect {
@@ -143,7 +145,8 @@ struct Manifest {
 
 impl Puller {
     pub(crate) fn new(store: Store, compiler: Compiler, insecure: &[String]) -> Self {
-        let plain = BUILT_IN_REGISTRIES.iter().map(|known| (*known).to_owned()).chain(insecure.iter().cloned());
+        let plain =
+            BUILT_IN_REGISTRIES.iter().map(|known| (*known).to_owned()).chain(insecure.iter().cloned());
         let config = ClientConfig {
             protocol: ClientProtocol::HttpsExcept(plain.collect()),
             connect_timeout: Some(Duration::from_secs(10)),
@@ -167,7 +170,8 @@ impl Puller {
         let manifest = pull.manifest(credentials).await?;
         let image = pull.content(manifest).await?;
         let (to_keep, kept) = (self.store.clone(), image.clone());
-        let kept = tokio::task::spawn_blocking(move || to_keep.sync().and_then(|()| to_keep.remember(&kept))).await;
+        let kept =
+            tokio::task::spawn_blocking(move || to_keep.sync().and_then(|()| to_keep.remember(&kept))).await;
         kept.map_err(io::Error::other).and_then(|result| result).map_err(store)?;
         Ok(image)
     }
@@ -191,7 +195,8 @@ impl Pull<'_> {
                 self.fetch_manifest(&self.reference.clone_with_digest(chosen), credentials).await?
             }
         };
-        let document: OciImageManifest = serde_json::from_slice(&bytes).map_err(|error| self.document(error))?;
+        let document: OciImageManifest =
+            serde_json::from_slice(&bytes).map_err(|error| self.document(error))?;
         let config = self.small_blob(&document.config).await?;
         // A wasm artifact may have an empty configuration, or one that is no image configuration.
         let config = serde_json::from_slice(&config).unwrap_or(Value::Null);
@@ -201,7 +206,11 @@ impl Pull<'_> {
         Ok(Manifest { digest, document, config, size })
     }
 
-    async fn fetch_manifest(&self, reference: &Reference, credentials: &[Credentials]) -> Result<(Bytes, String), PullError> {
+    async fn fetch_manifest(
+        &self,
+        reference: &Reference,
+        credentials: &[Credentials],
+    ) -> Result<(Bytes, String), PullError> {
         let auth = for_registry(credentials, reference.registry());
         let pulled = self.puller.client.pull_manifest_raw(reference, &auth, &MANIFESTS).await;
         let (bytes, _) = pulled.map_err(|source| self.manifest_error(reference, source))?;
@@ -267,7 +276,8 @@ impl Pull<'_> {
             }
             Layout::WasmInArchive => {
                 let layers = self.layers(&manifest).await?;
-                let file = detect::entrypoint_file(&manifest.config).unwrap_or_else(|| "plugin.wasm".to_owned());
+                let file =
+                    detect::entrypoint_file(&manifest.config).unwrap_or_else(|| "plugin.wasm".to_owned());
                 let artifact = find(&layers, &file)
                     .ok_or_else(|| self.document(format!("its entrypoint {file:?} is in no layer")))?;
                 let digest = digest_of(&std::fs::read(&artifact).map_err(store)?);
@@ -275,7 +285,8 @@ impl Pull<'_> {
                 (ImageKind::Wasm(kind), Vec::new(), Some(code))
             }
         };
-        let config: ImageConfig = serde_json::from_value(manifest.config["config"].clone()).unwrap_or_default();
+        let config: ImageConfig =
+            serde_json::from_value(manifest.config["config"].clone()).unwrap_or_default();
         Ok(Image {
             reference: self.name.to_owned(),
             repo_digest: reference::with_digest(&self.reference, &manifest.digest),
@@ -295,7 +306,9 @@ impl Pull<'_> {
     /// What the code is, and its compiled form.
     async fn code(&self, artifact: PathBuf, digest: &str) -> Result<(WasmKind, Code), PullError> {
         let path = artifact.clone();
-        let kind = tokio::task::spawn_blocking(move || std::fs::read(path).map(|bytes| detect::wasm_kind(&bytes))).await;
+        let kind =
+            tokio::task::spawn_blocking(move || std::fs::read(path).map(|bytes| detect::wasm_kind(&bytes)))
+                .await;
         let kind = kind.map_err(io::Error::other).and_then(|read| read).map_err(store)?;
         let kind = kind.map_err(|source| self.detected(source))?;
         let compiled = self.puller.compiler.compile(&artifact, digest).await;
@@ -312,7 +325,11 @@ impl Pull<'_> {
             .unwrap_or_default();
         let layers = &manifest.document.layers;
         if diff_ids.len() != layers.len() {
-            let why = format!("its configuration lists {} layers and its manifest {}", diff_ids.len(), layers.len());
+            let why = format!(
+                "its configuration lists {} layers and its manifest {}",
+                diff_ids.len(),
+                layers.len()
+            );
             return Err(self.document(why));
         }
         let mut places = Vec::new();
@@ -324,7 +341,8 @@ impl Pull<'_> {
             }
             places.push(place);
         }
-        let unpacked = try_join_all(missing.into_iter().map(|(diff_id, layer)| self.layer(layer, diff_id))).await?;
+        let unpacked =
+            try_join_all(missing.into_iter().map(|(diff_id, layer)| self.layer(layer, diff_id))).await?;
         let (content, made) = (self.puller.store.clone(), unpacked);
         let placed = tokio::task::spawn_blocking(move || {
             content.sync()?;
@@ -373,7 +391,9 @@ impl Pull<'_> {
     async fn blob(&self, descriptor: &OciDescriptor, largest: i64) -> Result<Incoming, PullError> {
         self.puller.store.blob(&descriptor.digest)?;
         if descriptor.size > largest {
-            return Err(self.document(format!("{} has {} bytes: too many", descriptor.digest, descriptor.size)));
+            return Err(
+                self.document(format!("{} has {} bytes: too many", descriptor.digest, descriptor.size))
+            );
         }
         let _turn = self.puller.blobs.acquire().await.expect("the semaphore is never closed");
         let mut last = None;
@@ -420,7 +440,11 @@ impl Pull<'_> {
             let text = format!("the connection ended after {} of {expected_size} bytes", incoming.written());
             return Err(failed(Arc::new(io::Error::new(io::ErrorKind::UnexpectedEof, text))));
         }
-        Err(PullError::WrongDigest { name: self.name.to_owned(), expected: descriptor.digest.clone(), actual })
+        Err(PullError::WrongDigest {
+            name: self.name.to_owned(),
+            expected: descriptor.digest.clone(),
+            actual,
+        })
     }
 }
 
@@ -435,7 +459,9 @@ fn find(layers: &[PathBuf], file: &str) -> Option<PathBuf> {
 }
 
 fn is_plain_file(layer: &Path, file: &Path) -> bool {
-    let Ok(root) = cap_std::fs::Dir::open_ambient_dir(layer, cap_std::ambient_authority()) else { return false };
+    let Ok(root) = cap_std::fs::Dir::open_ambient_dir(layer, cap_std::ambient_authority()) else {
+        return false;
+    };
     root.symlink_metadata(file).is_ok_and(|meta| meta.is_file())
         && root.canonicalize(file).is_ok_and(|real| real == file)
 }

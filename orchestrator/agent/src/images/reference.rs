@@ -11,22 +11,22 @@ pub(crate) fn normalize(name: &str) -> Result<String, PullError> {
 
 /// The parsed name.
 pub(crate) fn parse(name: &str) -> Result<Reference, PullError> {
-    name.parse().map_err(|error: oci_client::ParseError| PullError::Name { name: name.to_owned(), why: error.to_string() })
+    name.parse().map_err(|error: oci_client::ParseError| PullError::Name {
+        name: name.to_owned(),
+        why: error.to_string(),
+    })
 }
 
 /// Whether the name means the tag `latest`, said or not.
 pub(crate) fn is_latest(name: &str) -> bool {
-    parse(name).is_ok_and(|reference| reference.digest().is_none() && matches!(reference.tag(), None | Some("latest")))
+    parse(name).is_ok_and(|reference| {
+        reference.digest().is_none() && matches!(reference.tag(), None | Some("latest"))
+    })
 }
 
 /// `HOST/NAME@DIGEST`.
 pub(crate) fn with_digest(reference: &Reference, digest: &str) -> String {
     format!("{}/{}@{digest}", reference.registry(), reference.repository())
-}
-
-/// Whether a plain HTTP registry is meant.
-pub(crate) fn is_insecure(registry: &str, insecure: &[String]) -> bool {
-    insecure.iter().any(|known| known == registry)
 }
 
 #[cfg(test)]

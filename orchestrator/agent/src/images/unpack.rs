@@ -9,8 +9,8 @@ use std::path::{Component, Path, PathBuf};
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat, linkat, mknodat,
-    openat, setxattr, symlinkat, utimensat,
+    AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat, linkat,
+    mknodat, openat, setxattr, symlinkat, utimensat,
 };
 use sha2::{Digest as _, Sha256};
 use tar::{Archive, Entry, EntryType};
@@ -29,7 +29,9 @@ const XATTR: &str = "SCHILY.xattr.";
 pub(crate) enum UnpackError {
     #[error("the layer writes outside its root: {0:?}")]
     Escapes(String),
-    #[error("the layer is corrupt: what it unpacks to has the digest {actual}, and the image says {expected}")]
+    #[error(
+        "the layer is corrupt: what it unpacks to has the digest {actual}, and the image says {expected}"
+    )]
     WrongContent { expected: String, actual: String },
     #[error("the layer is corrupt: its archive cannot be read")]
     Archive(#[source] io::Error),
@@ -196,7 +198,8 @@ fn inside(path: &Path) -> Result<Option<PathBuf>, UnpackError> {
 
 /// Opens the directory that `path` lies in, making what is missing. A link on the way that leads out is refused.
 fn spot(root: &Dir, path: &Path) -> Result<Spot, UnpackError> {
-    let name = PathBuf::from(path.file_name().ok_or_else(|| UnpackError::Escapes(path.display().to_string()))?);
+    let name =
+        PathBuf::from(path.file_name().ok_or_else(|| UnpackError::Escapes(path.display().to_string()))?);
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let opened = match parent {
         None => root.try_clone(),
@@ -252,7 +255,8 @@ fn make(entry: &mut Entry<'_, impl Read>, at: &Spot) -> io::Result<()> {
             result => result?,
         },
         EntryType::Symlink => {
-            let target = entry.link_name()?.ok_or_else(|| io::Error::other("a symbolic link without a target"))?;
+            let target =
+                entry.link_name()?.ok_or_else(|| io::Error::other("a symbolic link without a target"))?;
             symlinkat(target.as_ref(), directory, name)?;
         }
         EntryType::Char | EntryType::Block | EntryType::Fifo => node(entry, at, kind)?,
@@ -301,7 +305,9 @@ fn attributes(entry: &mut Entry<'_, impl Read>, at: &Spot) -> io::Result<()> {
 }
 
 fn owner(entry: &Entry<'_, impl Read>) -> io::Result<(Uid, Gid)> {
-    let id = |value: u64| u32::try_from(value).map_err(|_| io::Error::other(format!("{value} is no user or group id")));
+    let id = |value: u64| {
+        u32::try_from(value).map_err(|_| io::Error::other(format!("{value} is no user or group id")))
+    };
     Ok((Uid::from_raw(id(entry.header().uid()?)?), Gid::from_raw(id(entry.header().gid()?)?)))
 }
 

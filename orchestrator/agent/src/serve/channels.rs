@@ -82,19 +82,23 @@ where
 {
     let bad = |text: &str| Refusal(StatusCode::BAD_REQUEST, text.to_owned());
     let headers = request.headers();
-    let is_websocket = headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    let is_websocket =
+        headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
     if !is_websocket {
         return Err(bad("a WebSocket upgrade is needed here"));
     }
-    let key = headers.get(header::SEC_WEBSOCKET_KEY).ok_or_else(|| bad("the request has no Sec-WebSocket-Key"))?;
+    let key =
+        headers.get(header::SEC_WEBSOCKET_KEY).ok_or_else(|| bad("the request has no Sec-WebSocket-Key"))?;
     let accept = derive_accept_key(key.as_bytes());
-    let chosen = Version::choose(headers, known).ok_or_else(|| bad("none of the offered WebSocket protocols is known here"))?;
+    let chosen = Version::choose(headers, known)
+        .ok_or_else(|| bad("none of the offered WebSocket protocols is known here"))?;
     let (name, version) = chosen;
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         match upgraded.await {
             Ok(upgraded) => {
-                let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
+                let socket =
+                    WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
                 let (sink, stream) = socket.split();
                 session(version, Sender(sink), Receiver { stream, version }).await;
             }
@@ -173,7 +177,8 @@ mod tests {
     #[test]
     fn the_newest_common_version_is_taken() {
         let mut headers = HeaderMap::new();
-        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, "v4.channel.k8s.io, v5.channel.k8s.io".parse().unwrap());
+        headers
+            .insert(header::SEC_WEBSOCKET_PROTOCOL, "v4.channel.k8s.io, v5.channel.k8s.io".parse().unwrap());
         let all = [Version::V5, Version::V4];
         assert_eq!(Version::choose(&headers, &all), Some(("v5.channel.k8s.io", Version::V5)));
         assert_eq!(Version::choose(&headers, &[Version::V4]), Some(("v4.channel.k8s.io", Version::V4)));

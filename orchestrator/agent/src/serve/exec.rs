@@ -103,7 +103,14 @@ pub(super) async fn exec(
 }
 
 /// Runs the command and copies its streams until it has ended.
-async fn run(context: &Context, place: &Place, asked: &Asked, version: Version, mut sender: Sender, receiver: Receiver) {
+async fn run(
+    context: &Context,
+    place: &Place,
+    asked: &Asked,
+    version: Version,
+    mut sender: Sender,
+    receiver: Receiver,
+) {
     let exec_id = fresh_id();
     let end = match begin(context, place, asked, &exec_id).await {
         Ok((streams, _pipes)) => {
@@ -126,8 +133,15 @@ struct Streams {
     ended: CancellationToken,
 }
 
-async fn begin(context: &Context, place: &Place, asked: &Asked, exec_id: &str) -> Result<(Streams, Pipes), Value> {
-    let failed = |error: std::io::Error| status(500, "InternalError", &format!("the pipes of the command cannot be made: {error}"));
+async fn begin(
+    context: &Context,
+    place: &Place,
+    asked: &Asked,
+    exec_id: &str,
+) -> Result<(Streams, Pipes), Value> {
+    let failed = |error: std::io::Error| {
+        status(500, "InternalError", &format!("the pipes of the command cannot be made: {error}"))
+    };
     let pipes = Pipes::new(&context.paths.run).map_err(failed)?;
     let (to, output) = mpsc::channel(16);
     let ended = CancellationToken::new();
@@ -162,9 +176,13 @@ async fn begin(context: &Context, place: &Place, asked: &Asked, exec_id: &str) -
 fn refused(error: &ShimError) -> Value {
     use catamaran_task::TaskError;
     match error {
-        ShimError::Refused(TaskError::Unimplemented(why)) => status(501, "NotImplemented", &format!(
-            "{why}; a wasm sandbox has no processes and no shell to run a command in: look at its logs, or ask its ports (kubectl port-forward)"
-        )),
+        ShimError::Refused(TaskError::Unimplemented(why)) => status(
+            501,
+            "NotImplemented",
+            &format!(
+                "{why}; a wasm sandbox has no processes and no shell to run a command in: look at its logs, or ask its ports (kubectl port-forward)"
+            ),
+        ),
         ShimError::Refused(TaskError::NotFound(_)) => status(404, "NotFound", "the container is not running"),
         other => status(500, "InternalError", &other.to_string()),
     }
@@ -268,7 +286,12 @@ fn size(data: &[u8]) -> Option<(u16, u16)> {
 }
 
 /// Copies what a process says, until it has ended and the pipe is empty.
-async fn copy_out(mut reader: pipe::Receiver, channel: u8, to: mpsc::Sender<(u8, Bytes)>, ended: CancellationToken) {
+async fn copy_out(
+    mut reader: pipe::Receiver,
+    channel: u8,
+    to: mpsc::Sender<(u8, Bytes)>,
+    ended: CancellationToken,
+) {
     let mut buffer = vec![0_u8; 32 << 10];
     loop {
         let read = tokio::select! {
@@ -304,7 +327,11 @@ fn end_of(exit: Result<Result<Exit, ShimError>, tokio::task::JoinError>) -> Valu
 
 /// For protocols before v4: nothing, or the message.
 fn plain(end: &Value) -> String {
-    if end["status"] == "Success" { String::new() } else { end["message"].as_str().unwrap_or_default().to_owned() }
+    if end["status"] == "Success" {
+        String::new()
+    } else {
+        end["message"].as_str().unwrap_or_default().to_owned()
+    }
 }
 
 pub(super) async fn attach(
@@ -329,9 +356,10 @@ pub(super) async fn attach(
         let (to, output) = mpsc::channel(16);
         let (attempt, name) = (found.attempt, container.clone());
         let running = move || {
-            let still = PodRecord::load(&record_file).containers.get(&name).is_some_and(|record| {
-                record.attempt == attempt && record.finished.is_none()
-            });
+            let still = PodRecord::load(&record_file)
+                .containers
+                .get(&name)
+                .is_some_and(|record| record.attempt == attempt && record.finished.is_none());
             std::future::ready(still)
         };
         tokio::spawn(follow_log(file, running, to));
@@ -373,11 +401,26 @@ mod tests {
 
     #[test]
     fn both_spellings_are_understood() {
-        let query = |list: &[(&str, &str)]| Asked::of(list.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect());
-        let expected = Asked { command: vec!["sh".into(), "-c".into()], stdin: true, stdout: true, stderr: false, tty: true };
-        let kubectl = [("command", "sh"), ("command", "-c"), ("stdin", "true"), ("stdout", "true"), ("tty", "true")];
+        let query =
+            |list: &[(&str, &str)]| Asked::of(list.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect());
+        let expected = Asked {
+            command: vec!["sh".into(), "-c".into()],
+            stdin: true,
+            stdout: true,
+            stderr: false,
+            tty: true,
+        };
+        let kubectl =
+            [("command", "sh"), ("command", "-c"), ("stdin", "true"), ("stdout", "true"), ("tty", "true")];
         assert_eq!(query(&kubectl), expected);
-        let kubelet = [("command", "sh"), ("command", "-c"), ("input", "1"), ("output", "1"), ("error", "0"), ("tty", "1")];
+        let kubelet = [
+            ("command", "sh"),
+            ("command", "-c"),
+            ("input", "1"),
+            ("output", "1"),
+            ("error", "0"),
+            ("tty", "1"),
+        ];
         assert_eq!(query(&kubelet), expected);
     }
 
@@ -399,7 +442,8 @@ mod tests {
 
     #[test]
     fn exec_into_a_sandbox_says_why_not() {
-        let refused = refused(&ShimError::Refused(catamaran_task::TaskError::Unimplemented("no exec".into())));
+        let refused =
+            refused(&ShimError::Refused(catamaran_task::TaskError::Unimplemented("no exec".into())));
         assert_eq!(refused["reason"], "NotImplemented");
         assert!(refused["message"].as_str().unwrap().contains("port-forward"));
     }

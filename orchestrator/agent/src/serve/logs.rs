@@ -74,9 +74,10 @@ pub(super) async fn serve(
     let query = asked.query(Timestamp::now())?;
     let record_file = context.paths.pod(uid(&pod)).record();
     let running = move || {
-        let still = PodRecord::load(&record_file).containers.get(&container).is_some_and(|record| {
-            record.attempt == attempt && record.finished.is_none()
-        });
+        let still = PodRecord::load(&record_file)
+            .containers
+            .get(&container)
+            .is_some_and(|record| record.attempt == attempt && record.finished.is_none());
         std::future::ready(still)
     };
     let (to, from) = mpsc::channel(WAITING);

@@ -30,7 +30,8 @@ pub(super) async fn serve(
     request: Request,
 ) -> Result<Response, Refusal> {
     let bad = |text: &str| Refusal(StatusCode::BAD_REQUEST, text.to_owned());
-    let ports = ports(&query).ok_or_else(|| bad("query parameter \"ports\" must be numbers from 1 to 65535"))?;
+    let ports =
+        ports(&query).ok_or_else(|| bad("query parameter \"ports\" must be numbers from 1 to 65535"))?;
     if ports.is_empty() || ports.len() > MOST_PORTS {
         return Err(bad("query parameter \"ports\" is required"));
     }
@@ -113,7 +114,9 @@ mod tests {
 
     #[test]
     fn ports_in_a_query() {
-        let query = |list: &[&str]| ports(&list.iter().map(|value| ("ports".into(), (*value).into())).collect::<Vec<_>>());
+        let query = |list: &[&str]| {
+            ports(&list.iter().map(|value| ("ports".into(), (*value).into())).collect::<Vec<_>>())
+        };
         assert_eq!(query(&["80", "443"]), Some(vec![80, 443]));
         assert_eq!(query(&["80,443"]), Some(vec![80, 443]));
         assert_eq!(query(&[]), Some(vec![]));

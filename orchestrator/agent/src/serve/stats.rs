@@ -51,7 +51,10 @@ pub(super) async fn metrics(State(context): State<Arc<Context>>) -> impl IntoRes
     };
     // Writing to a string cannot fail.
     for (pod, container, stats) in &all {
-        #[expect(clippy::cast_precision_loss, reason = "nanoseconds of CPU time stay far below 2^53 for months")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "nanoseconds of CPU time stay far below 2^53 for months"
+        )]
         let seconds = stats.cpu_ns as f64 / 1e9;
         let _ = writeln!(text, "container_cpu_usage_seconds_total{{{}}} {seconds}", labels(pod, container));
     }

@@ -95,8 +95,10 @@ fn put(directory: &Path, path: &str, content: &Content, group: Option<u32>) -> i
 
 /// Visible names: one link for each first part of a path; those that are no longer there go.
 fn link_names(place: &Path, files: &Files) -> io::Result<()> {
-    let wanted: BTreeSet<PathBuf> =
-        files.keys().filter_map(|path| Path::new(path).components().next().map(|part| PathBuf::from(part.as_os_str()))).collect();
+    let wanted: BTreeSet<PathBuf> = files
+        .keys()
+        .filter_map(|path| Path::new(path).components().next().map(|part| PathBuf::from(part.as_os_str())))
+        .collect();
     for entry in std::fs::read_dir(place)? {
         let name = PathBuf::from(entry?.file_name());
         let hidden = name.to_string_lossy().starts_with("..");
@@ -131,11 +133,18 @@ mod tests {
         assert_eq!(std::fs::read_to_string(place.join("deep/b")).unwrap(), "2");
         let first = std::fs::read_link(place.join(DATA)).unwrap();
         write(&place, &files(&[("a", "1"), ("deep/b", "2")]), None).unwrap();
-        assert_eq!(std::fs::read_link(place.join(DATA)).unwrap(), first, "nothing changed, nothing is written");
+        assert_eq!(
+            std::fs::read_link(place.join(DATA)).unwrap(),
+            first,
+            "nothing changed, nothing is written"
+        );
         write(&place, &files(&[("a", "3"), ("c", "4")]), None).unwrap();
         assert_eq!(std::fs::read_to_string(place.join("a")).unwrap(), "3");
         assert!(!place.join("deep").exists() && !place.join(first).exists());
-        let names: BTreeSet<_> = std::fs::read_dir(&place).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let names: BTreeSet<_> = std::fs::read_dir(&place)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
         assert_eq!(names.iter().filter(|name| !name.starts_with("..")).collect::<Vec<_>>(), ["a", "c"]);
         assert_eq!(names.len(), 4);
     }

@@ -17,7 +17,10 @@ const DEFAULT_MODE: i32 = 0o644;
 
 /// Whether the agent writes the volume's content.
 pub(super) fn is(volume: &Volume) -> bool {
-    volume.config_map.is_some() || volume.secret.is_some() || volume.downward_api.is_some() || volume.projected.is_some()
+    volume.config_map.is_some()
+        || volume.secret.is_some()
+        || volume.downward_api.is_some()
+        || volume.projected.is_some()
 }
 
 /// One volume whose content is wanted.
@@ -46,7 +49,9 @@ impl Wanted<'_> {
     pub(super) async fn files(&self) -> Result<Files, VolumeError> {
         if let Some(source) = &self.volume.config_map {
             let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
-            return self.config_map(&source.name, source.items.as_deref(), mode, source.optional == Some(true)).await;
+            return self
+                .config_map(&source.name, source.items.as_deref(), mode, source.optional == Some(true))
+                .await;
         }
         if let Some(source) = &self.volume.secret {
             let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
@@ -68,19 +73,25 @@ impl Wanted<'_> {
 
     async fn projection(&self, projection: &VolumeProjection, mode: i32) -> Result<Files, VolumeError> {
         if let Some(source) = &projection.config_map {
-            return self.config_map(&source.name, source.items.as_deref(), mode, source.optional == Some(true)).await;
+            return self
+                .config_map(&source.name, source.items.as_deref(), mode, source.optional == Some(true))
+                .await;
         }
         if let Some(source) = &projection.secret {
-            return self.secret(&source.name, source.items.as_deref(), mode, source.optional == Some(true)).await;
+            return self
+                .secret(&source.name, source.items.as_deref(), mode, source.optional == Some(true))
+                .await;
         }
         if let Some(source) = &projection.downward_api {
             return self.downward(source.items.as_deref(), mode);
         }
         let Some(source) = &projection.service_account_token else { return Ok(Files::new()) };
-        let token = token::current(self.context, self.pod, source, self.place).await.map_err(|source| VolumeError::Read {
-            volume: self.volume.name.clone(),
-            what: "a token of the service account".into(),
-            source,
+        let token = token::current(self.context, self.pod, source, self.place).await.map_err(|source| {
+            VolumeError::Read {
+                volume: self.volume.name.clone(),
+                what: "a token of the service account".into(),
+                source,
+            }
         })?;
         // A token is nobody's but the pod's: unless a group owns the volume, and its user is root, others may not read.
         let private = spec(self.pod).security_context.as_ref().and_then(|context| context.fs_group).is_some();

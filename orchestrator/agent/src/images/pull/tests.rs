@@ -84,7 +84,10 @@ const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
 /// A Linux image of two layers under the tag `v1`.
 fn linux(registry: &Registry) -> (Value, String) {
-    let (base, top) = (tar(&[("etc/os", "base"), ("etc/passwd", "root:x:0:0::/root:/bin/sh\n")]), tar(&[("etc/os", "top")]));
+    let (base, top) = (
+        tar(&[("etc/os", "base"), ("etc/passwd", "root:x:0:0::/root:/bin/sh\n")]),
+        tar(&[("etc/os", "top")]),
+    );
     let config = json!({"architecture": detect::architecture(), "os": "linux",
         "config": {"Cmd": ["/bin/app"], "Env": ["A=b"]},
         "rootfs": {"type": "layers", "diff_ids": [digest_of(&base), digest_of(&top)]}});
@@ -130,7 +133,8 @@ async fn a_linux_image_is_pulled_once() {
     assert_eq!(image.kind, ImageKind::Linux);
     assert_eq!(image.config.cmd, ["/bin/app"]);
     assert_eq!(image.repo_digest, format!("{}/app@{digest}", bench.address));
-    let contents: Vec<_> = image.layers.iter().map(|l| std::fs::read_to_string(l.join("etc/os")).unwrap()).collect();
+    let contents: Vec<_> =
+        image.layers.iter().map(|l| std::fs::read_to_string(l.join("etc/os")).unwrap()).collect();
     assert_eq!(contents, ["top", "base"]);
     let before = bench.registry.asked.lock().unwrap().len();
     assert_eq!(bench.pull(&format!("@{digest}")).await.unwrap().layers, image.layers);
@@ -188,7 +192,11 @@ async fn wrong_digests_are_refused_everywhere() {
     let layer = document["layers"][1]["digest"].as_str().unwrap().to_owned();
     bench.registry.blobs.lock().unwrap().get_mut(&layer).unwrap()[600] ^= 1;
     let error = bench.pull(":v1").await.unwrap_err();
-    assert!(matches!(&error, PullError::WrongDigest { expected, .. } if *expected == layer), "{}", error.text());
+    assert!(
+        matches!(&error, PullError::WrongDigest { expected, .. } if *expected == layer),
+        "{}",
+        error.text()
+    );
     // A manifest that is not what its name says.
     bench.registry.manifests.lock().unwrap().get_mut(&digest).unwrap().1.push(b' ');
     let error = bench.pull(&format!("@{digest}")).await.unwrap_err();

@@ -77,7 +77,10 @@ fn files_come_out_as_they_went_in() {
     )
     .unwrap();
     let su = std::fs::metadata(root.join("bin/su")).unwrap();
-    assert_eq!((su.uid(), su.gid(), su.mode() & 0o7777, su.mtime(), su.nlink()), (1000, 1001, 0o4755, 1_000_000, 2));
+    assert_eq!(
+        (su.uid(), su.gid(), su.mode() & 0o7777, su.mtime(), su.nlink()),
+        (1000, 1001, 0o4755, 1_000_000, 2)
+    );
     assert_eq!(std::fs::metadata(root.join("bin")).unwrap().mtime(), 1_000_000);
     assert_eq!(std::fs::read(root.join("bin/inside")).unwrap(), b"by way of a link");
     assert_eq!(std::fs::read(root.join("deep/er/file")).unwrap(), b"x");
@@ -90,7 +93,11 @@ fn files_come_out_as_they_went_in() {
 #[test]
 fn whiteouts_become_what_overlay_knows() {
     let dir = tempfile::tempdir().unwrap();
-    let root = unpack_items(dir.path(), &[file("etc/.wh.passwd", b""), file("var/.wh..wh..opq", b""), file("var/new", b"n")]).unwrap();
+    let root = unpack_items(
+        dir.path(),
+        &[file("etc/.wh.passwd", b""), file("var/.wh..wh..opq", b""), file("var/new", b"n")],
+    )
+    .unwrap();
     let hidden = std::fs::symlink_metadata(root.join("etc/passwd")).unwrap();
     assert!(hidden.file_type().is_char_device() && hidden.rdev() == 0);
     let mut value = [0_u8; 4];
@@ -108,7 +115,11 @@ fn nothing_leaves_the_root() {
         vec![file("a/../../evil", b"x")],
         vec![item("out", EntryType::Symlink, outside_name), file("out/evil", b"x")],
         vec![item("up", EntryType::Symlink, "../../.."), file("up/evil", b"x")],
-        vec![item("a", EntryType::Symlink, "b"), item("b", EntryType::Symlink, outside_name), file("a/evil", b"x")],
+        vec![
+            item("a", EntryType::Symlink, "b"),
+            item("b", EntryType::Symlink, outside_name),
+            file("a/evil", b"x"),
+        ],
         vec![item("passwd", EntryType::Link, "../../../../etc/passwd")],
         vec![item("out", EntryType::Symlink, outside_name), item("evil", EntryType::Link, "out/x")],
         vec![file(".wh..", b"")],
@@ -131,7 +142,8 @@ fn a_link_is_replaced_and_not_followed() {
     std::fs::write(&target, b"untouched").unwrap();
     let target: &'static str = Box::leak(target.to_str().unwrap().to_owned().into_boxed_str());
     let dir = tempfile::tempdir().unwrap();
-    let root = unpack_items(dir.path(), &[item("f", EntryType::Symlink, target), file("f", b"mine")]).unwrap();
+    let root =
+        unpack_items(dir.path(), &[item("f", EntryType::Symlink, target), file("f", b"mine")]).unwrap();
     assert_eq!(std::fs::read(target).unwrap(), b"untouched");
     assert_eq!(std::fs::read(root.join("f")).unwrap(), b"mine");
     let kept = std::fs::metadata(target).unwrap().permissions().mode() & 0o777;
