@@ -111,7 +111,12 @@ impl Context {
 
     /// Tells the caller something beside the answer.
     pub(crate) fn warn(&self, text: impl Into<String>) {
-        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(text.into());
+        let text = text.into();
+        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        // A change that is tried again warns again.
+        if !warnings.contains(&text) {
+            warnings.push(text);
+        }
     }
 
     /// The form of the answer.

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use serde::Deserialize;
-use serde_json::Value;
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
 
 use catamaran_store::Revision;
 
@@ -101,6 +102,83 @@ pub(crate) fn decode(stored: &[u8], revision: Revision) -> Result<Value, serde_j
     Ok(object)
 }
 
+/// The parts of stored bytes that lie on `paths` (each a list of fields), without building the rest.
+pub(crate) fn only(stored: &[u8], paths: &[Vec<&str>]) -> Result<Value, serde_json::Error> {
+    let paths: Vec<&[&str]> = paths.iter().map(Vec::as_slice).collect();
+    Only(&paths).deserialize(&mut serde_json::Deserializer::from_slice(stored))
+}
+
+/// Builds what lies on the paths.
+struct Only<'a>(&'a [&'a [&'a str]]);
+
+impl<'de> DeserializeSeed<'de> for Only<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        if self.0.iter().any(|path| path.is_empty()) {
+            return Value::deserialize(deserializer);
+        }
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Only<'_> {
+    type Value = Value;
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("any value")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut out = Map::new();
+        while let Some(key) = map.next_key::<String>()? {
+            let tails: Vec<&[&str]> = self
+                .0
+                .iter()
+                .filter_map(|path| path.split_first())
+                .filter(|(head, _)| **head == key)
+                .map(|(_, tail)| tail)
+                .collect();
+            if tails.is_empty() {
+                map.next_value::<IgnoredAny>()?;
+            } else {
+                let value = map.next_value_seed(Only(&tails))?;
+                out.insert(key, value);
+            }
+        }
+        Ok(Value::Object(out))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Value::Null)
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(text.into())
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+}
+
 #[derive(Deserialize)]
 struct OnlyMetadata {
     metadata: OnlyUid,
@@ -171,6 +249,18 @@ mod tests {
     fn empty_metadata() {
         let stored = encode(&json!({"kind": "X", "metadata": {}}));
         assert_eq!(text(&splice(&stored, 1)), r#"{"kind":"X","metadata":{"resourceVersion":"1"}}"#);
+    }
+
+    #[test]
+    fn parts_without_the_rest() {
+        let stored = br#"{"metadata":{"name":"a","labels":{"x":"y"}},"spec":{"nodeName":"n","list":[{"a":1}],"other":{}},"status":null}"#;
+        let got =
+            only(stored, &[vec!["spec", "nodeName"], vec!["metadata", "labels"], vec!["status", "phase"]])
+                .unwrap();
+        assert_eq!(
+            got,
+            json!({"metadata": {"labels": {"x": "y"}}, "spec": {"nodeName": "n"}, "status": null})
+        );
     }
 
     #[test]

@@ -1,44 +1,83 @@
-//! Who set which field: `metadata.managedFields`, kept by the API crate's apply.
+//! Who set which field: `metadata.managedFields`, and server-side apply, which rests on it. The work is the API
+//! crate's; this file says who writes what.
 
 use serde_json::Value;
 
 use catamaran_api::meta;
+use catamaran_api::patch::apply::{self, Force, Target, Writer};
 use catamaran_api::status::Status;
 
 use crate::context::Context;
 use crate::options::WriteOptions;
 use crate::strategy::Part;
 
-/// A new object: what the client says about fields is not believed.
-pub(crate) fn created(_context: &Context, object: &mut Value, _options: &WriteOptions) {
-    meta::set(object, "managedFields", Value::Null);
+/// The subresource under which ownership is noted; status and scale are owned by themselves.
+fn subresource(part: Part) -> &'static str {
+    match part {
+        Part::Status => "status",
+        Part::Scale => "scale",
+        Part::Approval => "approval",
+        Part::EphemeralContainers => "ephemeralcontainers",
+        Part::Resize => "resize",
+        Part::Main | Part::Finalize | Part::Binding => "",
+    }
 }
 
-/// A changed object keeps its book.
+/// The name under which fields are owned: as said, or the first word of the client's name, or of the user's.
+fn manager(context: &Context, options: &WriteOptions) -> String {
+    if let Some(manager) = &options.field_manager {
+        return manager.clone();
+    }
+    let agent = context.headers.get(http::header::USER_AGENT).and_then(|value| value.to_str().ok());
+    let from_agent = apply::manager_of_user_agent(agent.unwrap_or_default());
+    if !from_agent.is_empty() {
+        return from_agent;
+    }
+    context.user.name.rsplit(':').next().filter(|word| !word.is_empty()).unwrap_or("unknown").to_owned()
+}
+
+/// Notes the fields of a new object.
+pub(crate) fn created(context: &Context, object: &mut Value, options: &WriteOptions) {
+    if !options.applies {
+        note(context, Part::Main, (object, None), options);
+    }
+}
+
+/// Notes what a write changed.
 pub(crate) fn updated(
-    _context: &Context,
-    _part: Part,
+    context: &Context,
+    part: Part,
     (new, old): (&mut Value, &Value),
-    _options: &WriteOptions,
+    options: &WriteOptions,
 ) {
-    meta::set(new, "managedFields", old["metadata"]["managedFields"].clone());
+    if !options.applies {
+        note(context, part, (new, Some(old)), options);
+    }
 }
 
-/// Server-side apply on an object that is there.
+fn note(context: &Context, part: Part, (new, old): (&mut Value, Option<&Value>), options: &WriteOptions) {
+    let target = Target::builtin(context.stored, subresource(part));
+    let manager = manager(context, options);
+    let writer = Writer { manager: &manager, subresource: subresource(part), now: context.now };
+    apply::update(&target, old, new, &writer);
+}
+
+/// Server-side apply of a configuration; `current` is none when the object is to be created.
 pub(crate) fn apply(
-    _context: &Context,
-    current: &Value,
-    wanted: &Value,
-    _options: &WriteOptions,
+    context: &Context,
+    current: Option<&Value>,
+    config: &Value,
+    options: &WriteOptions,
 ) -> Result<Value, Status> {
-    catamaran_api::patch::merge::apply(current, wanted).map_err(|error| error.to_status())
-}
-
-/// Server-side apply of an object that is not there.
-pub(crate) fn apply_new(
-    _context: &Context,
-    wanted: &Value,
-    _options: &WriteOptions,
-) -> Result<Value, Status> {
-    Ok(wanted.clone())
+    let part =
+        if context.request.subresource.as_deref() == Some("status") { Part::Status } else { Part::Main };
+    let target = Target::builtin(context.resource, subresource(part));
+    let manager = manager(context, options);
+    let writer = Writer { manager: &manager, subresource: subresource(part), now: context.now };
+    let force = if options.force == Some(true) { Force::Yes } else { Force::No };
+    let mut config = config.clone();
+    if meta::name(&config).is_empty() {
+        meta::set(&mut config, "name", context.name());
+    }
+    apply::apply(&target, current, &config, &writer, force).map_err(|error| error.to_status())
 }

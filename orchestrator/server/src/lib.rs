@@ -16,6 +16,7 @@ mod discovery;
 mod dispatch;
 mod encode;
 mod error;
+mod expire;
 mod fields;
 mod health;
 mod hub;

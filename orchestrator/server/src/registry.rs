@@ -11,7 +11,6 @@ use catamaran_api::status::{Reason, Status};
 use catamaran_api::{defaults, meta, name, validate};
 use catamaran_store::{Entry, Expect, Revision, StoreError};
 
-use crate::authenticate::UserInfo;
 use crate::context::Context;
 use crate::negotiate::Media;
 use crate::options::{DryRun, FieldValidation, WriteOptions};
@@ -64,7 +63,8 @@ pub(crate) fn content_type(context: &Context) -> Result<ContentType, Status> {
     })
 }
 
-fn strictness(options: &WriteOptions) -> Strictness {
+/// How the decoder is to treat unknown and duplicate fields.
+pub(crate) fn strictness(options: &WriteOptions) -> Strictness {
     match options.field_validation {
         FieldValidation::Ignore => Strictness::Ignore,
         FieldValidation::Warn => Strictness::Warn,
@@ -261,12 +261,19 @@ async fn update_once(
     options: &WriteOptions,
     (entry, change): (&Entry, &impl Fn(Option<&Value>) -> Result<Value, Status>),
 ) -> Result<Written, Retry> {
-    let served = context.decode(&entry.value, entry.mod_revision)?;
-    let mut new = tracing::info_span!("merge").in_scope(|| change(Some(&served)))?;
-    check_place(context, &mut new)?;
-    check_preconditions(context, part, &new, &served)?;
-    defaults::apply(context.resource, &mut new);
     let old = encode::decode(&entry.value, entry.mod_revision).map_err(Status::internal_error)?;
+    let mut new = {
+        // Nearly always the form that is served is the form that is kept.
+        let mut served = std::borrow::Cow::Borrowed(&old);
+        if context.converts() {
+            convert::to_served(served.to_mut(), context.resource, context.stored);
+        }
+        let mut new = tracing::info_span!("merge").in_scope(|| change(Some(&served)))?;
+        check_place(context, &mut new)?;
+        check_preconditions(context, part, &new, &served)?;
+        new
+    };
+    defaults::apply(context.resource, &mut new);
     convert::to_stored(&mut new, context.resource, context.stored);
     strategy::prepare_update(context.stored, part, &mut new, &old);
     let reserved =
@@ -351,17 +358,6 @@ fn retry(context: &Context, error: StoreError) -> Retry {
         StoreError::Conflict { .. } => Retry::Conflict,
         other => Retry::Never(error::from_store(other, context.group_resource(), context.name())),
     }
-}
-
-/// The name under which fields are owned: as said, or the first word of the client's name.
-pub(crate) fn manager(context: &Context, options: &WriteOptions) -> String {
-    let agent = context.headers.get(http::header::USER_AGENT).and_then(|value| value.to_str().ok());
-    let from_agent = agent.and_then(|text| text.split('/').next()).filter(|text| !text.is_empty());
-    options.field_manager.clone().or(from_agent.map(str::to_owned)).unwrap_or_else(|| short(&context.user))
-}
-
-fn short(user: &UserInfo) -> String {
-    user.name.rsplit(':').next().filter(|word| !word.is_empty()).unwrap_or("unknown").to_owned()
 }
 
 impl Written {

@@ -18,7 +18,7 @@ use crate::core::{Core, ServerConfig, ServerError};
 use crate::imageregistry::{ImageRegistryConfig, run_image_registry};
 use crate::pki::{Credentials, Pki, Subject};
 use crate::serve::{self, Handler, Listeners, ServeError};
-use crate::{bootstrap, dispatch};
+use crate::{bootstrap, dispatch, expire};
 
 /// The API server. Cheap to clone.
 #[derive(Clone)]
@@ -166,7 +166,11 @@ pub async fn run(server: Server, mut stop: tokio::sync::watch::Receiver<bool>) -
         run_image_registry(images, stopped).await.map_err(ServerError::from)
     };
     let api = server.serve(async { stopped(&mut stop).await });
-    tokio::try_join!(api, images).map(drop)
+    let serving = async { tokio::try_join!(api, images).map(drop) };
+    tokio::select! {
+        ended = serving => ended,
+        () = expire::run(&*server.0.store) => Ok(()),
+    }
 }
 
 /// Resolves when told to stop, or when nobody can tell any more.

@@ -57,12 +57,14 @@ pub(crate) fn prepare_update(resource: &Resource, part: Part, new: &mut Value, o
         Part::Finalize => meta::prepare_update(resource, new, old),
         Part::Binding => {
             // A binding sets a condition along with the node.
-            let status = new["status"].take();
+            let status = new.get("status").cloned();
             meta::prepare_update(resource, new, old);
-            new["status"] = status;
+            if let Some(status) = status {
+                new["status"] = status;
+            }
         }
         Part::EphemeralContainers => {
-            let wanted = new["spec"]["ephemeralContainers"].take();
+            let wanted = new["spec"]["ephemeralContainers"].clone();
             *new = old.clone();
             if !wanted.is_null() {
                 new["spec"]["ephemeralContainers"] = wanted;
@@ -79,7 +81,8 @@ pub(crate) fn prepare_update(resource: &Resource, part: Part, new: &mut Value, o
 }
 
 fn resize(pod: &mut Value, wanted: &Value) {
-    let Some(containers) = pod["spec"]["containers"].as_array_mut() else { return };
+    let containers = pod.pointer_mut("/spec/containers").and_then(Value::as_array_mut);
+    let Some(containers) = containers else { return };
     for container in containers {
         let same = |other: &&Value| other["name"] == container["name"];
         let Some(other) = wanted.as_array().into_iter().flatten().find(same) else { continue };

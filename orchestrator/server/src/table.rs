@@ -97,10 +97,9 @@ pub(crate) fn of_one(
     let version = object.pointer("/metadata/resourceVersion").cloned().unwrap_or_default();
     let metadata = json!({"resourceVersion": version});
     if subresource == Some("scale") {
-        let (columns, cells) = table::scale();
-        let row = finish_row(cells(object, now), object, None, options);
+        let row = finish_row(table::scale_row(object, now), object, None, options);
         let mut made = of_rows(resource, vec![row], (metadata, Columns::LeftOut), options);
-        made["columnDefinitions"] = columns.iter().map(table::Column::to_value).collect();
+        made["columnDefinitions"] = table::scale_columns().iter().map(table::Column::to_value).collect();
         return made;
     }
     of_rows(resource, vec![row(resource, object, options, now)], (metadata, Columns::Said), options)

@@ -740,3 +740,39 @@ async fn discovery_and_documents() {
     let long = api.send(Method::GET, &place, &[("accept-encoding", "gzip")], Vec::new()).await;
     assert_eq!(long.headers[http::header::CONTENT_ENCODING], "gzip");
 }
+
+#[tokio::test]
+async fn applies_own_fields_and_conflict() {
+    let api = Api::new().await;
+    let uri = format!("{MAPS}/a");
+    let apply = async |manager: &str, force: &str, data: Value| {
+        let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": data});
+        let uri = format!("{uri}?fieldManager={manager}&force={force}");
+        api.patch("apply-patch+yaml", &uri, &body).await
+    };
+    let made = apply("one", "false", json!({"x": "1", "y": "1"})).await;
+    assert_eq!(made.code, 201);
+    let made = made.json();
+    assert_eq!(made["metadata"]["managedFields"][0]["manager"], "one");
+    assert_eq!(made["metadata"]["managedFields"][0]["operation"], "Apply");
+    let again = apply("one", "false", json!({"x": "1", "y": "1"})).await.ok();
+    assert_eq!(version(&again), version(&made), "the same configuration changes nothing");
+
+    let refused = apply("two", "false", json!({"x": "2"})).await;
+    assert_eq!(refused.code, 409);
+    let cause = refused.json()["details"]["causes"][0].clone();
+    assert_eq!((&cause["reason"], &cause["field"]), (&"FieldManagerConflict".into(), &".data.x".into()));
+    assert_eq!(apply("two", "true", json!({"x": "2"})).await.ok()["data"]["x"], "2");
+    let pruned = apply("one", "false", json!({})).await.ok();
+    assert_eq!(pruned["data"], json!({"x": "2"}), "what only one manager had goes with its configuration");
+
+    let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}});
+    assert_eq!(api.patch("apply-patch+yaml", &uri, &body).await.code, 422, "a manager must be named");
+    let merged = api
+        .patch("merge-patch+json", &format!("{uri}?fieldManager=three"), &json!({"data": {"z": "3"}}))
+        .await
+        .ok();
+    let managers = merged["metadata"]["managedFields"].as_array().unwrap();
+    assert!(managers.iter().any(|entry| entry["manager"] == "three" && entry["operation"] == "Update"));
+    assert_eq!(api.patch("merge-patch+json", &format!("{uri}?force=true"), &json!({})).await.code, 422);
+}

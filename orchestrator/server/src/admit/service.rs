@@ -76,7 +76,7 @@ fn inherit(service: &mut Value, old: &Value) {
     if node(service) && node(old) {
         let same = |a: &Value, b: &Value| a["port"] == b["port"] && protocol(a) == protocol(b);
         let before = old["spec"]["ports"].as_array().cloned().unwrap_or_default();
-        for port in service["spec"]["ports"].as_array_mut().into_iter().flatten() {
+        for port in ports_mut(service) {
             if port["nodePort"].as_u64().unwrap_or(0) == 0
                 && let Some(old) = before.iter().find(|old| same(old, port))
                 && !old["nodePort"].is_null()
@@ -87,13 +87,18 @@ fn inherit(service: &mut Value, old: &Value) {
     }
 }
 
+/// The ports that there are; indexing for writing would make the list.
+fn ports_mut(service: &mut Value) -> impl Iterator<Item = &mut Value> {
+    service.pointer_mut("/spec/ports").and_then(Value::as_array_mut).into_iter().flatten()
+}
+
 fn protocol(port: &Value) -> &str {
     port["protocol"].as_str().unwrap_or("TCP")
 }
 
 /// A Service without an address gives back what it had.
 fn release(service: &mut Value) {
-    if let Some(spec) = service["spec"].as_object_mut() {
+    if let Some(spec) = service.get_mut("spec").and_then(Value::as_object_mut) {
         for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "healthCheckNodePort"] {
             spec.remove(field);
         }
@@ -102,7 +107,7 @@ fn release(service: &mut Value) {
 }
 
 fn clear_node_ports(service: &mut Value) {
-    for port in service["spec"]["ports"].as_array_mut().into_iter().flatten() {
+    for port in ports_mut(service) {
         if let Some(port) = port.as_object_mut() {
             port.remove("nodePort");
         }
@@ -240,8 +245,7 @@ fn allocate_node_ports(
     let mut own: HashSet<(u64, String)> = HashSet::new();
     let (first, last) = (u64::from(ranges.ports.0), u64::from(ranges.ports.1));
     let list = Path::root("spec.ports");
-    let ports = service["spec"]["ports"].as_array_mut();
-    for (at, port) in ports.into_iter().flatten().enumerate() {
+    for (at, port) in ports_mut(service).enumerate() {
         let protocol = protocol(port).to_owned();
         let said = port["nodePort"].as_u64().unwrap_or(0);
         let item = list.index(at);
@@ -331,6 +335,7 @@ mod tests {
         let mut headless = service(json!({"clusterIP": "None"}));
         assert!(run(&mut headless, &taken).is_empty());
         assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
+        assert!(headless["spec"].get("ports").is_none());
 
         for (address, why) in [("10.96.0.1", "already allocated"), ("10.1.0.1", "not in the valid range")] {
             let mut wrong = service(json!({"clusterIP": address}));

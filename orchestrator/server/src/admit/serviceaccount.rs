@@ -76,7 +76,9 @@ fn mount_token(pod: &mut Value, random: [u32; 5]) {
     let volume = existing.unwrap_or_else(|| format!("kube-api-access-{}", name::random_suffix(random)));
     let mut used = false;
     for list in ["initContainers", "containers"] {
-        let Some(containers) = pod["spec"][list].as_array_mut() else { continue };
+        // Indexing for writing would make the list where there is none.
+        let containers = pod["spec"].get_mut(list).and_then(Value::as_array_mut);
+        let Some(containers) = containers else { continue };
         for container in containers {
             used |= mount_in(container, &volume);
         }
@@ -138,6 +140,7 @@ mod tests {
                 (Some(volume.as_str()), Some(MOUNT_PATH))
             );
         }
+        assert!(object["spec"].get("ephemeralContainers").is_none());
         let before = object.clone();
         complete(&mut object, "default", &json!({}), [1; 5]);
         assert_eq!(object, before, "a second time changes nothing");

@@ -33,7 +33,7 @@ pub(crate) async fn update(context: &Context, body: &Bytes) -> Result<Response<B
 
 pub(crate) async fn patch(context: &Context, body: &Bytes) -> Result<Response<Body>, Status> {
     let options = WriteOptions::parse(&context.query, "PatchOptions")?;
-    let patch = Patch::parse(context, body, &options)?;
+    let patch = Patch::parse(context, body, KIND, &options)?;
     write(context, &options, |current| {
         let patched = match &patch {
             // The few fields of a Scale have no lists: both merges are the same.

@@ -161,7 +161,22 @@ fn matches(context: &Context, selection: &Selection, entry: &Entry) -> Result<bo
     if selection.fields.is_everything() {
         return Ok(true);
     }
+    if let Some(paths) = simple_paths(context, selection) {
+        let parts = encode::only(&entry.value, &paths).map_err(Status::internal_error)?;
+        return Ok(selection.fields.matches(&parts));
+    }
     Ok(selection.fields.matches(&context.decode(&entry.value, entry.mod_revision)?))
+}
+
+/// The paths that a field selector looks at, when each is just the place of its field: most are, and then the
+/// rest of the object need not be built.
+fn simple_paths<'a>(context: &Context, selection: &'a Selection) -> Option<Vec<Vec<&'a str>>> {
+    let computed = |field: &str| matches!(field, "source" | "reportingComponent" | "status.successful");
+    let fields = selection.fields.requirements().iter().map(|requirement| requirement.field.as_str());
+    if context.converts() || fields.clone().any(computed) {
+        return None;
+    }
+    Some(fields.map(|field| field.split('.').collect()).collect())
 }
 
 /// Whether a decoded object is selected.

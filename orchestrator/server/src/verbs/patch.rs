@@ -4,8 +4,9 @@ use bytes::Bytes;
 use http::{Response, header};
 use serde_json::Value;
 
-use catamaran_api::decode::{self, ContentType, Strictness};
+use catamaran_api::decode::{self, ContentType};
 use catamaran_api::field_error::{FieldError, Path};
+use catamaran_api::kind::GroupVersionKind;
 use catamaran_api::patch;
 use catamaran_api::status::Status;
 
@@ -13,7 +14,7 @@ use crate::body::Body;
 use crate::context::Context;
 use crate::fields;
 use crate::negotiate::MediaRange;
-use crate::options::{FieldValidation, WriteOptions};
+use crate::options::WriteOptions;
 use crate::registry::{self, Missing};
 use crate::strategy::Part;
 
@@ -34,16 +35,16 @@ pub(crate) enum Patch {
 
 impl Patch {
     /// Reads the body as its content type says.
-    pub(crate) fn parse(context: &Context, body: &Bytes, options: &WriteOptions) -> Result<Self, Status> {
+    pub(crate) fn parse(
+        context: &Context,
+        body: &Bytes,
+        kind: GroupVersionKind,
+        options: &WriteOptions,
+    ) -> Result<Self, Status> {
         let said = context.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let media = MediaRange::parse(said.unwrap_or_default()).name;
         let untyped = |content_type| {
-            let strictness = match options.field_validation {
-                FieldValidation::Strict => Strictness::Strict,
-                FieldValidation::Warn => Strictness::Warn,
-                FieldValidation::Ignore => Strictness::Ignore,
-            };
-            decode::untyped(body, content_type, strictness)
+            decode::untyped(body, content_type, registry::strictness(options))
                 .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))
         };
         let patch = match media {
@@ -52,7 +53,12 @@ impl Patch {
             "application/strategic-merge-patch+json" => {
                 Patch::Strategic(warned(context, untyped(ContentType::Json)?))
             }
-            "application/apply-patch+yaml" => Patch::Apply(warned(context, untyped(ContentType::Yaml)?)),
+            "application/apply-patch+yaml" => {
+                let decoded =
+                    decode::decode_kind(body, ContentType::Yaml, kind, registry::strictness(options))
+                        .map_err(|error| Status::bad_request(error.to_string()))?;
+                Patch::Apply(warned(context, decoded))
+            }
             _ => return Err(Status::unsupported_media_type(&TYPES)),
         };
         match (&patch, options.force) {
@@ -81,7 +87,7 @@ impl Patch {
             Patch::Json(operations) => patch::json::apply(current, operations),
             Patch::Merge(wanted) => patch::merge::apply(current, wanted),
             Patch::Strategic(wanted) => patch::strategic::apply(context.resource, current, wanted),
-            Patch::Apply(wanted) => return fields::apply(context, current, wanted, options),
+            Patch::Apply(wanted) => return fields::apply(context, Some(current), wanted, options),
         };
         patched.map_err(|error| error.to_status())
     }
@@ -95,13 +101,13 @@ fn warned(context: &Context, decoded: decode::Decoded) -> Value {
 pub(crate) async fn patch(context: &Context, part: Part, body: &Bytes) -> Result<Response<Body>, Status> {
     let options = WriteOptions::parse(&context.query, "PatchOptions")?;
     context.accepted()?;
-    let patch = Patch::parse(context, body, &options)?;
+    let patch = Patch::parse(context, body, context.resource.gvk(), &options)?;
     let applies = matches!(patch, Patch::Apply(_));
     let missing = if applies && part == Part::Main { Missing::Create } else { Missing::Refuse };
     let change = |current: Option<&Value>| {
         let patched = match (current, &patch) {
             (Some(current), patch) => patch.apply(context, current, &options)?,
-            (None, Patch::Apply(wanted)) => fields::apply_new(context, wanted, &options)?,
+            (None, Patch::Apply(wanted)) => fields::apply(context, None, wanted, &options)?,
             (None, _) => return Err(Status::not_found(context.group_resource(), context.name())),
         };
         registry::normalize(context, patched, context.resource.gvk(), &options)
