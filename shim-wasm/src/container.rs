@@ -118,12 +118,14 @@ impl Container {
         self.standing().state
     }
 
+    /// Instances count as processes, and so does the server in front of an HTTP component.
     pub(crate) fn stats(&self) -> ContainerStats {
+        let server = u64::from(self.http.is_some() && self.state() == State::Running);
         ContainerStats {
             id: self.spec.id.0.clone(),
             cpu_ns: self.template.cpu.used(),
             working_set_bytes: self.template.memory.working_set(),
-            pids: self.template.memory.instances(),
+            pids: server + self.template.memory.instances(),
         }
     }
 

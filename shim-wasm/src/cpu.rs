@@ -18,8 +18,10 @@ const BURST: Duration = Duration::from_millis(20);
 
 /// How often a container is judged, nanoseconds.
 const WINDOW: u64 = 250_000_000;
-/// CPUs above which it counts as computing.
-const HEAVY_SHARE: f64 = 0.5;
+/// A poll this long is computing, not answering, nanoseconds.
+const LONG: u64 = 800_000;
+/// Share of a CPU in long polls above which a container counts as computing.
+const HEAVY_SHARE: f64 = 0.3;
 
 /// Tokens are nanoseconds of CPU time. A pure function of its calls.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -58,12 +60,14 @@ impl Bucket {
 #[derive(Debug)]
 pub(crate) struct CpuMeter {
     used: AtomicU64,
+    /// The part of it in long polls.
+    long: AtomicU64,
     bucket: Mutex<Option<Bucket>>,
     recent: Mutex<Recent>,
     started: Instant,
 }
 
-/// How much was used lately, to tell programs that compute from those that answer.
+/// How much was used in long polls lately, to tell programs that compute from those that answer.
 #[derive(Clone, Copy, Debug, Default)]
 struct Recent {
     /// Nanoseconds on the meter's clock.
@@ -89,6 +93,7 @@ impl CpuMeter {
     pub(crate) fn new(cpus: Option<f64>) -> Arc<Self> {
         let meter = Self {
             used: AtomicU64::new(0),
+            long: AtomicU64::new(0),
             bucket: Mutex::new(None),
             recent: Mutex::default(),
             started: Instant::now(),
@@ -107,9 +112,10 @@ impl CpuMeter {
         self.used.load(Relaxed)
     }
 
-    /// Whether it has lately used much of a CPU.
+    /// Whether it has lately computed: many short requests do not count, wherever they add up to.
     pub(crate) fn is_heavy(&self) -> bool {
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner).look(self.now(), self.used())
+        let long = self.long.load(Relaxed);
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner).look(self.now(), long)
     }
 
     fn now(&self) -> u64 {
@@ -123,6 +129,9 @@ impl CpuMeter {
 
     fn charge(&self, nanoseconds: u64) {
         self.used.fetch_add(nanoseconds, Relaxed);
+        if nanoseconds >= LONG {
+            self.long.fetch_add(nanoseconds, Relaxed);
+        }
         if let Some(bucket) = self.bucket.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
             bucket.charge(nanoseconds);
         }

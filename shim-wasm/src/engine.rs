@@ -147,6 +147,13 @@ impl Engines {
         self.made[tier as usize].get_or_init(make).as_ref().map_err(Clone::clone)
     }
 
+    /// Makes the engine that most programs need ahead of the first of them: a few milliseconds.
+    pub(crate) fn warm(&self) {
+        if let Err(reason) = self.get(Tier::P2) {
+            tracing::warn!(reason, "set up the wasm engine: no program will start");
+        }
+    }
+
     pub(crate) fn ticker(&self) -> &Arc<Ticker> {
         &self.ticker
     }

@@ -67,6 +67,7 @@ impl WasmHost {
     /// A host in this process; must be called within a tokio runtime, on which requests are served.
     pub fn new(isolation: Isolation, fds: Arc<FdTable>) -> std::io::Result<Arc<Self>> {
         let engines = Arc::new(Engines::new(isolation));
+        engines.warm();
         let shared = Shared {
             isolation,
             programs: Programs::new(Arc::clone(&engines)),
@@ -77,7 +78,7 @@ impl WasmHost {
             shared,
             fds,
             containers: Mutex::default(),
-            exits: Arc::new(Exits { list: Mutex::default(), last: watch::Sender::new(0) }),
+            exits: Arc::new(Exits { list: Mutex::default(), last: watch::Sender::new(first_sequence()) }),
             stop: CancellationToken::new(),
         }))
     }
@@ -106,6 +107,7 @@ impl WasmHost {
 
     fn create_one(&self, spec: ContainerSpec) -> Result<ContainerStatus, TaskError> {
         let id = spec.id.clone();
+        check_name(&id)?;
         if self.lock().contains_key(&id) {
             return Err(TaskError::AlreadyExists(format!("container {}", id.0)));
         }
@@ -126,6 +128,21 @@ impl WasmHost {
         let (exits, id) = (Arc::clone(&self.exits), id.clone());
         move |exit| exits.add(id, exit)
     }
+}
+
+/// Above every number of an earlier host, so that a caller who knew that one misses nothing.
+fn first_sequence() -> u64 {
+    crate::outcome::now_ms() * 1000
+}
+
+/// Names come into paths and logs of others: letters, digits, `-`, `_` and `.`, not `.` first.
+fn check_name(id: &ContainerId) -> Result<(), TaskError> {
+    let name = &id.0;
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if name.is_empty() || name.len() > 255 || name.starts_with('.') || !name.bytes().all(fits) {
+        return Err(TaskError::InvalidArgument(format!("{name:?} is not a container name")));
+    }
+    Ok(())
 }
 
 fn no_processes(what: &str) -> TaskError {

@@ -225,13 +225,23 @@ fn provide(tier: Tier, engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     Ok(linker)
 }
 
-fn link_module(engine: &Engine, module: &Module) -> Result<Entry, ProgramError> {
+/// All that a WASI p1 module may import.
+fn provide_module(engine: &Engine) -> wasmtime::Result<wasmtime::Linker<ModuleGuest>> {
     let mut linker: wasmtime::Linker<ModuleGuest> = wasmtime::Linker::new(engine);
-    wasmtime_wasi::p1::add_to_linker_async(&mut linker, |guest| &mut guest.wasi)
-        .map_err(|e| ProgramError::Engine(format!("{e:#}")))?;
+    wasmtime_wasi::p1::add_to_linker_async(&mut linker, |guest| &mut guest.wasi)?;
+    // wasmtime's own traps on codes above 125; processes, and what wraps them, use all of a byte.
+    linker.allow_shadowing(true);
+    linker.func_wrap(P1, "proc_exit", |code: i32| -> wasmtime::Result<()> {
+        Err(wasmtime_wasi::I32Exit(code & 0xff).into())
+    })?;
+    Ok(linker)
+}
+
+fn link_module(engine: &Engine, module: &Module) -> Result<Entry, ProgramError> {
+    let linker = provide_module(engine).map_err(|e| ProgramError::Engine(format!("{e:#}")))?;
     let foreign: Vec<String> = module
         .imports()
-        .filter(|import| import.module() != "wasi_snapshot_preview1")
+        .filter(|import| import.module() != P1)
         .map(|import| format!("{}.{}", import.module(), import.name()))
         .collect();
     if !foreign.is_empty() {
@@ -245,6 +255,8 @@ fn link_module(engine: &Engine, module: &Module) -> Result<Entry, ProgramError> 
     Ok(Entry::Module(pre))
 }
 
+/// The module that holds the functions of WASI p1.
+const P1: &str = "wasi_snapshot_preview1";
 /// Interfaces of WASI that the linkers define.
 const PROVIDED: [&str; 6] =
     ["wasi:io/", "wasi:clocks/", "wasi:random/", "wasi:cli/", "wasi:filesystem/", "wasi:sockets/"];

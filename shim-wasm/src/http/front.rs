@@ -43,12 +43,8 @@ pub(crate) async fn serve(pod: Arc<HttpPod>, listeners: Vec<TcpListener>) {
         _ = accepting => {}
         () = pod.killed.cancelled() => {}
     }
-    for listener in listeners {
-        // Others may hold copies: without this a caller would wait for them.
-        if let Err(e) = rustix::net::shutdown(&listener, rustix::net::Shutdown::Both) {
-            tracing::debug!(error = %e, "shut a listener down");
-        }
-    }
+    // Closed here; a copy that the agent keeps goes on taking connections for the next to serve.
+    drop(listeners);
     connections.close();
     connections.wait().await;
 }
@@ -60,9 +56,12 @@ async fn accept(
     limit: &Arc<Semaphore>,
 ) {
     loop {
-        let Ok(permit) = Arc::clone(limit).acquire_owned().await else { return };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let next = async {
+            let permit = Arc::clone(limit).acquire_owned().await;
+            (permit, listener.accept().await)
+        };
+        let (permit, accepted) = tokio::select! {
+            next = next => next,
             () = pod.draining.cancelled() => break,
         };
         match accepted {
@@ -72,6 +71,10 @@ async fn accept(
                     connection(pod, stream).await;
                     drop(permit);
                 });
+            }
+            Err(e) if e.kind() == io::ErrorKind::InvalidInput => {
+                tracing::error!(error = %e, "the listener was shut down elsewhere");
+                return;
             }
             Err(e) => backoff(&e).await,
         }

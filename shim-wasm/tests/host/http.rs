@@ -77,9 +77,9 @@ async fn an_idle_reused_instance_is_dropped() {
         up(&host, &given).await;
         get(given.address(), "/count").await;
         let live = async || host.stats(std::slice::from_ref(&given.spec.id)).await.unwrap()[0].pids;
-        assert_eq!(live().await, 1, "{kind}");
+        assert_eq!(live().await, 2, "{kind}");
         tokio::time::sleep(Duration::from_millis(2500)).await;
-        assert_eq!(live().await, 0, "{kind}");
+        assert_eq!(live().await, 1, "{kind}");
         assert_eq!(get(given.address(), "/count").await.body, "1\n");
     }
 }

@@ -4,5 +4,6 @@
 
 mod commands;
 mod common;
+mod conformance;
 mod http;
 mod network;

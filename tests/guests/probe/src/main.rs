@@ -16,6 +16,11 @@ fn main() {
             println!("{}", word(1));
             eprintln!("{}", word(2));
         }
+        "say" => {
+            print!("{}", word(1));
+            eprint!("{}", word(2));
+            or_fail(std::io::stdout().flush());
+        }
         "sleep" => std::thread::sleep(Duration::from_millis(number(1))),
         "spin" => spin(number(1)),
         "alloc" => alloc(number(1), number(2)),
