@@ -31,7 +31,8 @@ pub(crate) async fn run(cluster: &Cluster, settings: &Settings) -> Result<String
     step("push hello-container (a static program)", pusher.program("hello-container:1", "hello", PROGRAM))
         .await?;
     let manifest = MANIFEST.replace("localhost:5000", &format!("localhost:{}", settings.registry_port));
-    step("apply samples/hello/manifest.yaml", cluster.apply("samples/hello/manifest.yaml", &manifest)).await?;
+    step("apply samples/hello/manifest.yaml", cluster.apply("samples/hello/manifest.yaml", &manifest))
+        .await?;
     for name in ["hello-wasm", "hello-container"] {
         let path = format!("/apis/apps/v1/namespaces/default/deployments/{name}");
         let what = format!("deployment {name}");

@@ -28,7 +28,9 @@ pub(crate) enum PushError {
         #[source]
         source: std::io::Error,
     },
-    #[error("{0} is not WebAssembly: it does not start with \\0asm; `push --oci-layout` takes container images")]
+    #[error(
+        "{0} is not WebAssembly: it does not start with \\0asm; `push --oci-layout` takes container images"
+    )]
     NotWasm(String),
     #[error("{name:?} is not an image name; use NAME or NAME:TAG, in lower case")]
     Name {

@@ -42,6 +42,11 @@ impl Layout {
         self.run.join(format!("{part}.pid"))
     }
 
+    /// Certificates of the parts on this machine that are clients of the server.
+    pub(crate) fn agent_pki(&self) -> PathBuf {
+        self.data.join("agent/pki")
+    }
+
     pub(crate) fn settings(&self) -> PathBuf {
         self.data.join("cluster.json")
     }
@@ -50,6 +55,11 @@ impl Layout {
     pub(crate) fn pod_logs(&self) -> PathBuf {
         if self.data == Path::new(DATA_DIR) { "/var/log/pods".into() } else { self.data.join("log/pods") }
     }
+}
+
+/// The name of this machine as a node's name: lower case.
+pub(crate) fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().to_lowercase()
 }
 
 fn run_dir(data: &Path) -> PathBuf {
@@ -87,6 +97,12 @@ impl Settings {
     pub(crate) fn save(&self, layout: &Layout) -> std::io::Result<()> {
         let text = serde_json::to_vec_pretty(self).expect("settings are plain data");
         std::fs::write(layout.settings(), text)
+    }
+
+    /// The defaults with another port, for a server that was not started by `up`.
+    pub(crate) fn of_port(api_port: u16) -> Self {
+        let node_name = host_name();
+        Settings { api_port, registry_port: 5000, node_name, insecure_registries: Vec::new() }
     }
 
     /// Where people and their tools reach the API.

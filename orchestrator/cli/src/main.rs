@@ -5,12 +5,15 @@ mod commands;
 mod demo;
 mod images;
 mod layout;
+mod pod_network;
 mod preflight;
 mod progress;
 mod spans;
+mod stop;
 mod supervise;
 mod sweep;
 mod view;
+mod wait;
 
 use std::process::ExitCode;
 
@@ -32,11 +35,13 @@ fn main() -> ExitCode {
     logs();
     // Fails only when a provider is installed already, which is then the same one.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    // The keeper of containers stays single-threaded: no runtime for it.
-    if let Command::ShimOci(shim) = cli.command {
-        return shim.run();
-    }
-    let outcome = runtime(&cli.command).and_then(|runtime| runtime.block_on(run(cli.command)));
+    // Shims fork or give up rights first: no runtime, hence no thread, for them here.
+    let command = match cli.command {
+        Command::ShimOci(shim) => return shim.run(),
+        Command::ShimWasm(shim) => return shim.run(),
+        command => command,
+    };
+    let outcome = runtime(&command).and_then(|runtime| runtime.block_on(run(command)));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -69,8 +74,7 @@ async fn run(command: Command) -> Outcome {
         Command::Agent(agent) => agent.run().await,
         Command::Dns(dns) => dns.run().await,
         Command::Supervisor(supervisor) => supervisor.run().await,
-        Command::ShimOci(_) => unreachable!("handled before the runtime starts"),
-        Command::ShimWasm(shim) => shim.run().await,
+        Command::ShimOci(_) | Command::ShimWasm(_) => unreachable!("handled before the runtime starts"),
     }
 }
 

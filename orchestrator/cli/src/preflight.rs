@@ -9,7 +9,9 @@ pub(crate) enum Missing {
     Root,
     #[error("Linux {found} is too old: 5.13 or newer is needed (mount_setattr, openat2, clone3)")]
     Kernel { found: String },
-    #[error("the kernel has no {0} file system: load its module (`modprobe {0}`) or use a kernel that has it")]
+    #[error(
+        "the kernel has no {0} file system: load its module (`modprobe {0}`) or use a kernel that has it"
+    )]
     FileSystem(&'static str),
     #[error("no cgroup controller {0} is mounted below /sys/fs/cgroup: mount cgroups (v1 or v2) first")]
     Cgroup(&'static str),
@@ -65,7 +67,9 @@ impl Machine {
     /// What works, but slower than it could.
     pub(crate) fn slower(&self) -> Option<&'static str> {
         let old = version(&self.release).is_some_and(|found| found < (6, 7));
-        old.then_some("Linux is older than 6.7: wasm instances are cleaned without memory scanning, which is slower")
+        old.then_some(
+            "Linux is older than 6.7: wasm instances are cleaned without memory scanning, which is slower",
+        )
     }
 }
 
@@ -103,7 +107,8 @@ mod tests {
         assert_eq!(v2.missing(), []);
         let no_memory = Machine { cgroups: "cpu pids".to_owned(), ..good() };
         assert_eq!(no_memory.missing(), [Missing::Cgroup("memory")]);
-        let no_pid = Machine { namespaces: ["mnt", "net", "ipc", "uts"].map(str::to_owned).to_vec(), ..good() };
+        let no_pid =
+            Machine { namespaces: ["mnt", "net", "ipc", "uts"].map(str::to_owned).to_vec(), ..good() };
         assert_eq!(no_pid.missing(), [Missing::Namespace("pid")]);
         assert!(Machine { release: "6.1.0-28".to_owned(), ..good() }.slower().is_some());
     }

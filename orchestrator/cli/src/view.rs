@@ -37,7 +37,8 @@ pub(crate) async fn text(layout: &Layout, cluster: Option<&Cluster>) -> String {
     let mut text = String::new();
     for part in std::iter::once("supervisor").chain(PARTS.iter().map(|part| part.name)) {
         let there = process::read(&layout.process_file(part)).filter(|identity| identity.is_alive());
-        let state = there.map_or_else(|| "not running".to_owned(), |i| format!("running (process {})", i.pid));
+        let state =
+            there.map_or_else(|| "not running".to_owned(), |i| format!("running (process {})", i.pid));
         let _ = writeln!(text, "  {part:<12} {state}");
     }
     if let Some(cluster) = cluster {
@@ -80,7 +81,8 @@ mod tests {
     #[test]
     fn the_summary_counts_what_is_ready() {
         let yes = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
-        let no = json!({"status": {"conditions": [{"type": "Ready", "status": "False"}], "phase": "Succeeded"}});
+        let no =
+            json!({"status": {"conditions": [{"type": "Ready", "status": "False"}], "phase": "Succeeded"}});
         let text = summary(&json!({"items": [yes, no]}), &json!({"items": [no, yes, yes]}));
         assert!(text.contains("1 of 2 Ready") && text.contains("2 of 3 ready, 1 completed"), "{text}");
     }

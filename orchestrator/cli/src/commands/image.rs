@@ -36,8 +36,7 @@ enum Verb {
 impl Image {
     pub(crate) async fn run(self) -> Outcome {
         let layout = self.data.layout();
-        let settings = Settings::load(&layout)
-            .ok_or("no cluster here: start one with `catamaran up`")?;
+        let settings = Settings::load(&layout).ok_or("no cluster here: start one with `catamaran up`")?;
         match self.verb {
             Verb::Ls => {
                 let cluster = Cluster::open(&layout.kubeconfig()).await?;
@@ -55,7 +54,8 @@ impl Image {
 fn list(node: &Value) -> String {
     let images = node["status"]["images"].as_array().into_iter().flatten();
     let line = |image: &Value| {
-        let names: Vec<_> = image["names"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let names: Vec<_> =
+            image["names"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         let size = image["sizeBytes"].as_u64().unwrap_or_default();
         format!("{:>12}  {}\n", size, names.join("  "))
     };
@@ -65,7 +65,8 @@ fn list(node: &Value) -> String {
 fn reference(settings: &Settings, name: &str) -> Result<Reference, String> {
     let first = name.split('/').next().unwrap_or_default();
     let has_registry = name.contains('/') && (first.contains([':', '.']) || first == "localhost");
-    let whole = if has_registry { name.to_owned() } else { format!("localhost:{}/{name}", settings.registry_port) };
+    let whole =
+        if has_registry { name.to_owned() } else { format!("localhost:{}/{name}", settings.registry_port) };
     whole.parse().map_err(|e| format!("{name:?} is not an image name: {e}"))
 }
 
@@ -76,7 +77,10 @@ fn client(settings: &Settings) -> oci_client::Client {
     oci_client::Client::new(oci_client::client::ClientConfig { protocol, ..Default::default() })
 }
 
-async fn digest_of(settings: &Settings, name: &str) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+async fn digest_of(
+    settings: &Settings,
+    name: &str,
+) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
     let reference = reference(settings, name)?;
     let client = client(settings);
     client.auth(&reference, &RegistryAuth::Anonymous, RegistryOperation::Pull).await?;
@@ -89,7 +93,11 @@ async fn remove(settings: &Settings, name: &str) -> Outcome {
     let reference = reference(settings, name)?;
     let digest = digest_of(settings, name).await?;
     let digest = digest.rsplit_once('@').map(|(_, digest)| digest).unwrap_or_default();
-    let url = format!("http://127.0.0.1:{}/v2/{}/manifests/{digest}", settings.registry_port, reference.repository());
+    let url = format!(
+        "http://127.0.0.1:{}/v2/{}/manifests/{digest}",
+        settings.registry_port,
+        reference.repository()
+    );
     let connector = hyper_util::client::legacy::connect::HttpConnector::new();
     let client: hyper_util::client::legacy::Client<_, String> =
         hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new()).build(connector);

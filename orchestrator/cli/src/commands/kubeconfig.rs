@@ -16,8 +16,9 @@ pub(crate) struct Kubeconfig {
 impl Kubeconfig {
     pub(crate) fn run(&self) -> Outcome {
         let path = self.data.layout().kubeconfig();
-        let text = std::fs::read_to_string(&path)
-            .map_err(|e| format!("{} cannot be read ({e}); start a cluster with `catamaran up`", path.display()))?;
+        let text = std::fs::read_to_string(&path).map_err(|e| {
+            format!("{} cannot be read ({e}); start a cluster with `catamaran up`", path.display())
+        })?;
         if self.raw {
             print!("{text}");
         } else {

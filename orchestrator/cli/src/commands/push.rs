@@ -27,8 +27,8 @@ impl Push {
         let (name, digest) = match (&self.oci_layout, &self.arguments[..]) {
             (Some(directory), [name]) => (name, pusher.layout(name, directory).await?),
             (None, [file, name]) => {
-                let wasm = std::fs::read(file)
-                    .map_err(|source| PushError::Read { path: file.clone(), source })?;
+                let wasm =
+                    std::fs::read(file).map_err(|source| PushError::Read { path: file.clone(), source })?;
                 (name, pusher.wasm(name, wasm.into()).await?)
             }
             (Some(_), _) => return Err("with --oci-layout DIR give just NAME[:TAG]".into()),

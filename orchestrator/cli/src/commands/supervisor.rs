@@ -17,8 +17,9 @@ impl Supervisor {
         // Already a leader of its session when it was started that way.
         let _ = rustix::process::setsid();
         let layout = self.data.layout();
-        let settings = Settings::load(&layout)
-            .ok_or_else(|| format!("{} is missing: start with `catamaran up`", layout.settings().display()))?;
+        let settings = Settings::load(&layout).ok_or_else(|| {
+            format!("{} is missing: start with `catamaran up`", layout.settings().display())
+        })?;
         supervise::run(layout, settings).await?;
         Ok(())
     }

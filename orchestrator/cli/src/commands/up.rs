@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{DataDir, Outcome};
 use crate::cluster::{self, Cluster};
-use crate::layout::{Layout, Settings};
+use crate::layout::{Layout, Settings, host_name};
 use crate::preflight::Machine;
 use crate::progress::step;
 use crate::supervise::process;
@@ -59,7 +59,9 @@ enum UpError {
     Supervisor(#[source] std::io::Error),
     #[error("port {0} on 127.0.0.1 is in use by another program; choose another with --{1} PORT")]
     PortInUse(u16, &'static str),
-    #[error("{0} is running on this data directory with other settings; stop it first with `catamaran down --keep-data`")]
+    #[error(
+        "{0} is running on this data directory with other settings; stop it first with `catamaran down --keep-data`"
+    )]
     OtherSettings(&'static str),
     #[error("the {part} did not start; the end of {log}:\n{tail}")]
     NotStarted { part: &'static str, log: String, tail: String },
@@ -106,7 +108,6 @@ impl Up {
     fn settings(&self, layout: &Layout) -> Settings {
         let kept = Settings::load(layout);
         let earlier = |pick: fn(&Settings) -> u16| kept.as_ref().map(pick);
-        let host = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
         let named = self.node_name.clone().or_else(|| kept.as_ref().map(|k| k.node_name.clone()));
         let insecure = match &kept {
             Some(kept) if self.insecure_registry.is_empty() => kept.insecure_registries.clone(),
@@ -115,7 +116,7 @@ impl Up {
         Settings {
             api_port: self.api_port.or(earlier(|k| k.api_port)).unwrap_or(6443),
             registry_port: self.registry_port.or(earlier(|k| k.registry_port)).unwrap_or(5000),
-            node_name: named.unwrap_or(host),
+            node_name: named.unwrap_or_else(host_name),
             insecure_registries: insecure,
         }
     }

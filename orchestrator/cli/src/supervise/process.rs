@@ -38,7 +38,9 @@ impl Identity {
     /// Waits until it has ended, whoever its parent is.
     pub(crate) async fn ended(&self) {
         let Some(descriptor) = self.open() else { return };
-        let Ok(descriptor) = AsyncFd::with_interest(descriptor, Interest::READABLE) else { return };
+        #[expect(deprecated, reason = "an OwnedFd keeps its number; the replacement is an unsafe function")]
+        let registered = AsyncFd::with_interest(descriptor, Interest::READABLE);
+        let Ok(descriptor) = registered else { return };
         // A pidfd is readable once the process is gone; an error can only mean the same.
         let _ = descriptor.readable().await;
         reap(self.pid);
@@ -89,6 +91,27 @@ pub(crate) fn write(file: &Path, pid: i32) -> io::Result<()> {
     std::fs::rename(next, file)
 }
 
+/// Takes a lock file for the life of this process.
+pub(crate) fn lock(file: &Path) -> Result<std::fs::File, String> {
+    let fail = |error: &dyn std::fmt::Display| format!("cannot lock {}: {error}", file.display());
+    if let Some(directory) = file.parent() {
+        std::fs::create_dir_all(directory).map_err(|e| fail(&e))?;
+    }
+    let held = std::fs::File::create(file).map_err(|e| fail(&e))?;
+    held.try_lock()
+        .map_err(|_| format!("{} is held by another process of this data directory", file.display()))?;
+    Ok(held)
+}
+
+/// Notes that this process is a part. Without the note the supervisor cannot find a part that it did not
+/// start itself; the part works all the same.
+pub(crate) fn claim(file: &Path) {
+    let noted = file.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| write(file, own_pid()));
+    if let Err(error) = noted {
+        tracing::warn!(file = %file.display(), %error, "noting this process");
+    }
+}
+
 /// Reads what `write` wrote.
 pub(crate) fn read(file: &Path) -> Option<Identity> {
     let text = std::fs::read_to_string(file).ok()?;
@@ -102,7 +125,8 @@ mod tests {
 
     #[test]
     fn a_name_with_parentheses_and_blanks_does_not_shift_the_fields() {
-        let stat = "12 (a) (b c) S 1 12 12 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 987654 1000 1 18446744073709551615";
+        let stat =
+            "12 (a) (b c) S 1 12 12 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 987654 1000 1 18446744073709551615";
         assert_eq!(parse_stat(stat), Some(('S', 987_654)));
     }
 
