@@ -3,6 +3,7 @@
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::Api;
 use kube::runtime::watcher;
 use kube::{Client, Resource};
@@ -32,8 +33,10 @@ pub(crate) struct Caches {
     pub(crate) orphan_sets: Index<ReplicaSet, String>,
     /// By the uid of their controller.
     pub(crate) pods_by_owner: Index<Pod, String>,
-    /// Those without a controller, by namespace.
-    pub(crate) orphan_pods: Index<Pod, String>,
+    /// Those without a controller, by namespace and each of their labels, and by namespace alone ([`any`]).
+    pub(crate) orphan_pods: Index<Pod, LabelKey>,
+    /// By namespace and the first label of their selector, or by namespace alone ([`any`]) if it names none.
+    pub(crate) sets_by_label: Index<ReplicaSet, LabelKey>,
     /// By namespace and each of their labels.
     pub(crate) pods_by_label: Index<Pod, LabelKey>,
     /// By the node they are bound to; an empty name for those that are bound to none.
@@ -56,7 +59,12 @@ impl Caches {
             sets_by_owner: by_owner(&replica_sets),
             orphan_sets: orphans(&replica_sets),
             pods_by_owner: by_owner(&pods),
-            orphan_pods: orphans(&pods),
+            orphan_pods: pods.index(|pod: &Pod, add| {
+                if object::controller_of(&pod.metadata).is_none() {
+                    label_keys(&pod.metadata).for_each(add);
+                }
+            }),
+            sets_by_label: replica_sets.index(|set: &ReplicaSet, add| add(selector_key(set))),
             pods_by_label: pods.index(|pod: &Pod, add| {
                 for (key, value) in pod.metadata.labels.iter().flatten() {
                     add((object::namespace(&pod.metadata).to_owned(), key.clone(), value.clone()));
@@ -122,6 +130,28 @@ fn by_owner<T: Cached>(cache: &Cache<T>) -> Index<T, String> {
             add(owner.uid.clone());
         }
     })
+}
+
+/// The key of all objects of a namespace.
+pub(crate) fn any(namespace: &str) -> LabelKey {
+    (namespace.to_owned(), String::new(), String::new())
+}
+
+/// The keys of an object in an index by label: each of its labels, and [`any`].
+pub(crate) fn label_keys(meta: &ObjectMeta) -> impl Iterator<Item = LabelKey> + '_ {
+    let namespace = object::namespace(meta);
+    let labels = meta.labels.iter().flatten();
+    labels.map(|(key, value)| (namespace.to_owned(), key.clone(), value.clone())).chain([any(namespace)])
+}
+
+/// A key that every pod has which the ReplicaSet selects.
+pub(crate) fn selector_key(set: &ReplicaSet) -> LabelKey {
+    let namespace = object::namespace(&set.metadata);
+    let labels = set.spec.as_ref().and_then(|spec| spec.selector.match_labels.as_ref());
+    match labels.and_then(|labels| labels.iter().next()) {
+        Some((key, value)) => (namespace.to_owned(), key.clone(), value.clone()),
+        None => any(namespace),
+    }
 }
 
 fn orphans<T: Cached>(cache: &Cache<T>) -> Index<T, String> {

@@ -20,7 +20,7 @@ use kube::runtime::watcher;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use catamaran_client::error::{Chain, is_not_found};
 use catamaran_client::{Outcome, Queue, object, runner};
@@ -32,6 +32,8 @@ use graph::{Graph, KindRef, Node, ORPHAN, Policy, Task, Uid, Verdict, place_of};
 const WORKERS: usize = 32;
 /// The time between two looks for new kinds.
 const REFRESH: Duration = Duration::from_secs(30);
+/// How long the start waits for the first list of every kind.
+const SYNC: Duration = Duration::from_secs(30);
 
 /// Why garbage could not be collected; it is tried again.
 #[derive(Debug, thiserror::Error)]
@@ -120,10 +122,13 @@ pub(crate) async fn run(client: Client) {
     while !monitors.refresh(&context).await {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    // Nobody is judged before all kinds are known: an owner might be of one that is not.
+    // Owners that wait or orphan need to know all their dependents. Should a kind not be listed at all, the
+    // others do not wait for ever: an unknown owner is asked for anyway.
     let all = monitors.running.len();
-    // The sender is ours, so the wait cannot fail.
-    let _ = context.synced.subscribe().wait_for(|synced| *synced >= all).await;
+    let mut synced = context.synced.subscribe();
+    if tokio::time::timeout(SYNC, synced.wait_for(|synced| *synced >= all)).await.is_err() {
+        warn!("not all kinds could be listed: the garbage collector starts without them");
+    }
     let (shared, queue) = (Arc::clone(&context), context.queue.clone());
     let work = runner::run("garbage", queue, WORKERS, move |task| work(Arc::clone(&shared), task));
     let refresh = async {

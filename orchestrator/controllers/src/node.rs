@@ -152,7 +152,7 @@ async fn reconcile(context: Arc<Context>, key: Key) -> Result<Outcome, NodeError
     if let Some(taints) = plan.taints {
         fresh = write_taints(&context, &key, &fresh, taints).await?;
     }
-    if plan.ready != plan::Ready::True {
+    if matches!(plan.ready, plan::Ready::False | plan::Ready::Unknown) {
         mark_pods(&context, &node, now).await?;
     }
     let next = evict(&context, &fresh, now).await?;

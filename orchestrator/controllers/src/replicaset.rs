@@ -21,9 +21,9 @@ use kube::core::{Selector, SelectorExt};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use catamaran_client::{Cache, Change, Key, Outcome, Queue, Recorder, object, runner};
+use catamaran_client::{Change, Index, Key, Outcome, Queue, Recorder, object, runner};
 
-use crate::caches::Caches;
+use crate::caches::{Caches, LabelKey, label_keys, selector_key};
 use crate::claim::{Claim, adopt_patch, claim, release_patch, selector_of};
 use crate::pod::Pod;
 use crate::write::{Written, status_patch};
@@ -129,7 +129,7 @@ fn feed(context: &Arc<Context>, queue: &Queue<Key>) {
     let wake = queue.clone();
     context.caches.replica_sets.on_change(move |change| wake.add(Key::of(&**change.object())));
     let (wake, sets, context_of) =
-        (queue.clone(), context.caches.replica_sets.clone(), Arc::downgrade(context));
+        (queue.clone(), context.caches.sets_by_label.clone(), Arc::downgrade(context));
     context.caches.pods.on_change(move |change: &Change<'_, Pod>| {
         if let Change::Deleted { old } = change
             && let Some(context) = context_of.upgrade()
@@ -149,15 +149,13 @@ fn feed(context: &Arc<Context>, queue: &Queue<Key>) {
 }
 
 /// An orphan may belong to any ReplicaSet of its namespace that selects it.
-fn wake_matching(sets: &Cache<ReplicaSet>, queue: &Queue<Key>, pod: &Pod) {
+fn wake_matching(sets: &Index<ReplicaSet, LabelKey>, queue: &Queue<Key>, pod: &Pod) {
     let Some(labels) = pod.metadata.labels.as_ref().filter(|_| pod.is_active()) else { return };
-    sets.for_each(|key, set| {
-        if key.namespace == object::namespace(&pod.metadata)
-            && selector(set).is_some_and(|selector| selector.matches(labels))
-        {
-            queue.add(key.clone());
+    for set in label_keys(&pod.metadata).flat_map(|key| sets.get(&key)) {
+        if selector(&set).is_some_and(|selector| selector.matches(labels)) {
+            queue.add(Key::of(&*set));
         }
-    });
+    }
 }
 
 fn selector(set: &ReplicaSet) -> Option<Selector> {
@@ -212,7 +210,7 @@ async fn own_pods(
         return Ok(None);
     } else {
         let caches = &context.caches;
-        (caches.pods_by_owner.get(object::uid(&set.metadata)), caches.orphan_pods.get(key.namespace.as_str()))
+        (caches.pods_by_owner.get(object::uid(&set.metadata)), caches.orphan_pods.get(&selector_key(set)))
     };
     context.live().remove(key);
     let mut active = Vec::with_capacity(candidates.len());

@@ -17,6 +17,8 @@ pub(super) enum Ready {
     True,
     False,
     Unknown,
+    /// The node is new and has not said yet.
+    Unsaid,
 }
 
 /// What is to be written.
@@ -39,8 +41,8 @@ pub(super) fn plan(node: &Node, silence: Duration, grace: Duration, now: Timesta
         _ if lost => Ready::Unknown,
         Some("True") => Ready::True,
         Some("False") => Ready::False,
-        // It has not said anything yet.
-        _ => Ready::Unknown,
+        Some(_) => Ready::Unknown,
+        None => Ready::Unsaid,
     };
     let wanted = taints(node, ready, &conditions, now);
     let current = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
@@ -93,7 +95,7 @@ fn taints(node: &Node, ready: Ready, fresh: &[NodeCondition], now: Timestamp) ->
     let is = |type_: &str| status_of(node, fresh, type_) == Some("True");
     let cordoned = node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true);
     let table = [
-        (NOT_READY, "NoSchedule", ready == Ready::False),
+        (NOT_READY, "NoSchedule", matches!(ready, Ready::False | Ready::Unsaid)),
         (UNREACHABLE, "NoSchedule", ready == Ready::Unknown),
         (NOT_READY, "NoExecute", ready == Ready::False),
         (UNREACHABLE, "NoExecute", ready == Ready::Unknown),
@@ -191,8 +193,8 @@ mod tests {
             (
                 node(None, &[], false),
                 short,
-                Ready::Unknown,
-                Some(&["unreachable:NoSchedule", "unreachable:NoExecute"]),
+                Ready::Unsaid,
+                Some(&["not-ready:NoSchedule"]),
             ),
         ];
         for (at, (node, silence, ready, taints)) in table.into_iter().enumerate() {

@@ -114,6 +114,11 @@ pub(super) async fn delete(context: &Context, key: &Key, set: &ReplicaSet, pods:
             result => {
                 // Its disappearance may have no revision that we know: it no longer counts from now on.
                 context.leaving.add(object::uid(&pod.metadata));
+                let shown = context.caches.pods.get(&Key::of(&*pod));
+                if shown.is_none_or(|shown| shown.metadata.uid != pod.metadata.uid) {
+                    // The event was quicker than the answer.
+                    context.leaving.remove(object::uid(&pod.metadata));
+                }
                 if result.is_ok() {
                     let message = format!("Deleted pod: {name}");
                     context.recorder.event(set, EventType::Normal, "SuccessfulDelete", message);
