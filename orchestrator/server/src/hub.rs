@@ -1,6 +1,6 @@
 //! The watch cache: one store watch per kind feeds a ring of recent changes that all watchers of the kind
-//! share, encoded bytes included. A watcher is a position in the ring; one that falls out of it is cut off,
-//! so nobody ever holds up a writer or grows a queue.
+//! share, encoded bytes included. A watcher is a position in the ring; one that falls out of it reads the store's
+//! history until it has caught up, so nobody ever holds up a writer or grows a queue.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
@@ -14,9 +14,9 @@ use catamaran_store::{Event, EventKind, Revision, Store, StoreError, Watch};
 use crate::encode;
 
 /// Changes that a ring holds at most.
-const RING_EVENTS: usize = 16_384;
+const RING_EVENTS: usize = 8_192;
 /// Bytes of values that a ring holds at most.
-const RING_BYTES: usize = 32 * 1024 * 1024;
+const RING_BYTES: usize = 8 * 1024 * 1024;
 /// Progress questions that may wait.
 const QUESTIONS: usize = 64;
 
@@ -256,7 +256,8 @@ impl Hubs {
         Ok(hub)
     }
 
-    fn existing(&self, prefix: &str) -> Option<Arc<Hub>> {
+    /// The hub of a prefix, if it was made already.
+    pub(crate) fn existing(&self, prefix: &str) -> Option<Arc<Hub>> {
         self.hubs.lock().unwrap_or_else(PoisonError::into_inner).get(prefix).cloned()
     }
 }

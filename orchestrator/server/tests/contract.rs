@@ -776,3 +776,28 @@ async fn applies_own_fields_and_conflict() {
     assert!(managers.iter().any(|entry| entry["manager"] == "three" && entry["operation"] == "Update"));
     assert_eq!(api.patch("merge-patch+json", &format!("{uri}?force=true"), &json!({})).await.code, 422);
 }
+
+#[tokio::test]
+async fn a_watcher_that_falls_behind_misses_nothing() {
+    let api = Api::new().await;
+    api.post(MAPS, &map("a")).await.ok();
+    let from = api.store.revision();
+    let mut slow = api.watch(&format!("{MAPS}?watch=true&resourceVersion={from}")).await;
+    let mut last = String::new();
+    for number in 0..10_000 {
+        let body = json!({"data": {"k": number.to_string()}});
+        last = version(&api.patch("merge-patch+json", &format!("{MAPS}/a"), &body).await.ok()).to_owned();
+    }
+    let mut expected = 0;
+    loop {
+        let event = slow.next().await.unwrap();
+        assert_eq!(event["object"]["data"]["k"], expected.to_string());
+        expected += 1;
+        if version(&event["object"]) == last {
+            break;
+        }
+    }
+    assert_eq!(expected, 10_000);
+    api.post(MAPS, &map("b")).await.ok();
+    assert_eq!(slow.kinds(1).await, ["ADDED b"], "and goes on live");
+}

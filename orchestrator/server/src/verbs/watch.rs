@@ -1,6 +1,7 @@
 //! WATCH: changes after a revision, in order, once each; with selectors, bookmarks, Tables and initial events.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -165,7 +166,7 @@ struct Watcher {
 
 /// Why waiting ended.
 enum Woken {
-    Changes(Result<Vec<std::sync::Arc<Change>>, Status>),
+    Changes(Result<Vec<Arc<Change>>, Status>),
     Bookmark,
     Over,
 }
@@ -208,7 +209,7 @@ impl Watcher {
     async fn wait(&mut self) -> Woken {
         let bookmark = self.bookmarks.unwrap_or_else(|| self.deadline + BOOKMARKS);
         tokio::select! {
-            changes = self.source.next() => Woken::Changes(changes),
+            changes = self.source.next(&self.context, self.sent) => Woken::Changes(changes),
             () = sleep_until(self.deadline) => Woken::Over,
             _ = self.stopping.wait_for(|stopping| *stopping) => Woken::Over,
             () = sleep_until(bookmark) => Woken::Bookmark,
@@ -246,7 +247,7 @@ impl Watcher {
     }
 
     /// The frames of the changes that this watcher is to see.
-    fn encode(&mut self, changes: &[std::sync::Arc<Change>]) -> Bytes {
+    fn encode(&mut self, changes: &[Arc<Change>]) -> Bytes {
         let _span = tracing::info_span!("watch").entered();
         let shared = self.direct() && self.selection.is_everything();
         let mut frames: Vec<Bytes> = Vec::new();
@@ -364,17 +365,33 @@ impl Watcher {
 }
 
 impl Source {
-    /// The next changes; pending for ever when nothing more comes.
-    async fn next(&mut self) -> Result<Vec<std::sync::Arc<Change>>, Status> {
+    /// The next changes; pending for ever when nothing more comes. Who falls out of the ring reads the history
+    /// until it has caught up; who is too slow even for that is cut off.
+    async fn next(&mut self, context: &Context, sent: Revision) -> Result<Vec<Arc<Change>>, Status> {
         let too_slow = || Status::expired("the watcher was too slow and was cut off; list again");
         match self {
             Source::Shared(cursor) => {
-                cursor.ready().await.map_err(|_| too_slow())?;
-                cursor.take(BATCH).map_err(|_| too_slow())
+                if cursor.ready().await.is_ok()
+                    && let Ok(changes) = cursor.take(BATCH)
+                {
+                    return Ok(changes);
+                }
+                let history = context.core.store.watch(&keys::all(context.stored), sent).await;
+                *self = Source::History(history.map_err(|_| too_slow())?);
+                Ok(Vec::new())
             }
             Source::History(watch) => match watch.next().await {
                 Some(Ok(events)) => {
-                    Ok(events.iter().map(|event| std::sync::Arc::new(Change::new(event))).collect())
+                    let changes: Vec<_> = events.iter().map(|event| Arc::new(Change::new(event))).collect();
+                    let last = changes.last().map_or(sent, |change| change.revision);
+                    if watch.progress().is_some()
+                        // Nothing may be awaited here: the changes in hand would be lost with a cancelled call.
+                        && let Some(hub) = context.core.hubs.existing(&keys::all(context.stored))
+                        && let Some(cursor) = hub.after(last)
+                    {
+                        *self = Source::Shared(cursor);
+                    }
+                    Ok(changes)
                 }
                 Some(Err(_)) => Err(too_slow()),
                 None => Err(Status::service_unavailable("the server is shutting down")),

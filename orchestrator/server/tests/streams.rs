@@ -1,0 +1,246 @@
+//! Over real sockets: TLS with client certificates, and streams of a pod through the server to its agent, byte
+//! for byte. The agent is a small one of this test.
+
+#![allow(clippy::unwrap_used)]
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use catamaran_server::pki::{Credentials, Subject};
+use catamaran_server::{Binding, Listen, Server, ServerConfig};
+use catamaran_store::MemoryStore;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use rustls::RootCertStore;
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsConnector;
+
+struct Cluster {
+    server: Server,
+    address: SocketAddr,
+    stop: tokio::sync::watch::Sender<bool>,
+    dir: tempfile::TempDir,
+}
+
+/// A port that was free a moment ago.
+async fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port().await));
+        let mut config = ServerConfig::new(dir.path());
+        config.listen = vec![Listen { address, binding: Binding::Present }];
+        config.registry_listen = Vec::new();
+        let server = Server::new(config, Arc::new(MemoryStore::new())).unwrap();
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        tokio::spawn(catamaran_server::run(server.clone(), stopped));
+        let cluster = Cluster { server, address, stop, dir };
+        while TcpStream::connect(address).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        cluster
+    }
+
+    fn credentials(&self, file: &str, subject: &Subject) -> Credentials {
+        self.server.credentials(&self.dir.path().join("test"), file, subject).unwrap()
+    }
+
+    fn admin(&self) -> Credentials {
+        self.credentials("admin", &Subject::client("admin", Some("system:masters")))
+    }
+
+    async fn connect(&self, credentials: Option<Credentials>) -> SendRequest<Full<Bytes>> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.server.ca_pem().as_bytes()).unwrap()).unwrap();
+        let config =
+            rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(roots);
+        let config = match credentials {
+            Some(own) => config
+                .with_client_auth_cert(vec![own.certificate_der().unwrap()], own.key_der().unwrap())
+                .unwrap(),
+            None => config.with_no_client_auth(),
+        };
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection.with_upgrades());
+        sender
+    }
+}
+
+fn request(method: &str, uri: &str, body: &Value) -> Request<Full<Bytes>> {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    Request::builder()
+        .method(method)
+        .uri(uri)
+        .header(header::HOST, "localhost")
+        .body(Full::from(body))
+        .unwrap()
+}
+
+async fn text(response: Response<Incoming>) -> (u16, String) {
+    let code = response.status().as_u16();
+    (code, String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
+}
+
+/// An agent: logs are a text with the path, exec is an echo after a switch of protocols.
+async fn agent(listener: TcpListener, own: Credentials, ca: String) {
+    let certificate = own.certificate_der().unwrap();
+    let authority = CertificateDer::from_pem_slice(ca.as_bytes()).unwrap();
+    let acceptor = catamaran_server::serve::tls(certificate, own.key_der().unwrap(), authority).unwrap();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let acceptor = acceptor.clone();
+        tokio::spawn(async move {
+            let stream = acceptor.accept(stream).await.unwrap();
+            let caller = stream.get_ref().1.peer_certificates().map(|chain| chain[0].clone());
+            let caller = catamaran_server::UserInfo::from_certificate(&caller.unwrap()).unwrap().name;
+            let service = hyper::service::service_fn(move |request| answer(request, caller.clone()));
+            let builder = hyper::server::conn::http1::Builder::new();
+            builder.serve_connection(TokioIo::new(stream), service).with_upgrades().await.unwrap();
+        });
+    }
+}
+
+async fn answer(
+    mut request: Request<Incoming>,
+    caller: String,
+) -> Result<Response<Full<Bytes>>, std::convert::Infallible> {
+    if request.headers().contains_key(header::UPGRADE) {
+        let protocol = request.headers()["sec-websocket-protocol"].clone();
+        let upgrade = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let mut stream = TokioIo::new(upgrade.await.unwrap());
+            let mut buffer = [0; 64];
+            loop {
+                let count = stream.read(&mut buffer).await.unwrap();
+                if count == 0 {
+                    return;
+                }
+                stream.write_all(&buffer[..count]).await.unwrap();
+            }
+        });
+        let mut response = Response::new(Full::default());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        response.headers_mut().insert(header::CONNECTION, "Upgrade".parse().unwrap());
+        response.headers_mut().insert(header::UPGRADE, "websocket".parse().unwrap());
+        response.headers_mut().insert("sec-websocket-protocol", protocol);
+        return Ok(response);
+    }
+    Ok(Response::new(Full::from(format!("{caller} asks for {}", request.uri()))))
+}
+
+/// A node with an agent on `port`, and a pod on it.
+async fn node_with_pod(admin: &mut SendRequest<Full<Bytes>>, port: u16) {
+    let objects = [
+        ("/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "default"}})),
+        (
+            "/api/v1/nodes",
+            json!({
+                "metadata": {"name": "n1"},
+                "status": {
+                    "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+                    "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
+                },
+            }),
+        ),
+        (
+            "/api/v1/namespaces/default/pods",
+            json!({
+                "metadata": {"name": "p"},
+                "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]},
+            }),
+        ),
+    ];
+    for (uri, object) in objects {
+        let (code, answer) = text(admin.send_request(request("POST", uri, &object)).await.unwrap()).await;
+        assert_eq!(code, 201, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn streams_reach_the_agent_and_come_back() {
+    let cluster = Cluster::start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let own = cluster.credentials("node", &Subject::node("n1", vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]));
+    let agent = tokio::spawn(agent(listener, own, cluster.server.ca_pem()));
+    let mut admin = cluster.connect(Some(cluster.admin())).await;
+    node_with_pod(&mut admin, port).await;
+
+    let log = request("GET", "/api/v1/namespaces/default/pods/p/log?follow=true&tailLines=3", &Value::Null);
+    let (code, answer) = text(admin.send_request(log).await.unwrap()).await;
+    assert_eq!(
+        (code, answer.as_str()),
+        (200, "system:kube-apiserver asks for /containerLogs/default/p/c?follow=true&tailLines=3")
+    );
+
+    let mut exec =
+        request("GET", "/api/v1/namespaces/default/pods/p/exec?command=ls&stdout=true", &Value::Null);
+    for (name, value) in [
+        ("connection", "Upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-protocol", "v5.channel.k8s.io"),
+        ("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAA=="),
+    ] {
+        exec.headers_mut().insert(name, value.parse().unwrap());
+    }
+    let mut response = admin.send_request(exec).await.unwrap();
+    assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+    assert_eq!(response.headers()["sec-websocket-protocol"], "v5.channel.k8s.io");
+    let mut stream = TokioIo::new(hyper::upgrade::on(&mut response).await.unwrap());
+    for word in ["one", "two"] {
+        stream.write_all(word.as_bytes()).await.unwrap();
+        let mut back = [0; 3];
+        stream.read_exact(&mut back).await.unwrap();
+        assert_eq!(back, word.as_bytes());
+    }
+    agent.abort();
+}
+
+#[tokio::test]
+async fn an_agent_that_is_away_is_named() {
+    let cluster = Cluster::start().await;
+    let port = free_port().await;
+    let mut admin = cluster.connect(Some(cluster.admin())).await;
+    node_with_pod(&mut admin, port).await;
+    let log = request("GET", "/api/v1/namespaces/default/pods/p/log", &Value::Null);
+    let (code, answer) = text(admin.send_request(log).await.unwrap()).await;
+    assert_eq!(code, 500);
+    assert!(answer.contains(&format!("cannot reach the agent of node n1 at 127.0.0.1:{port}")), "{answer}");
+}
+
+#[tokio::test]
+async fn certificates_decide_and_watches_end_with_the_server() {
+    let cluster = Cluster::start().await;
+    let mut nobody = cluster.connect(None).await;
+    let pods = || request("GET", "/api/v1/pods", &Value::Null);
+    assert_eq!(text(nobody.send_request(pods()).await.unwrap()).await.0, 401);
+    let healthy = text(nobody.send_request(request("GET", "/livez", &Value::Null)).await.unwrap()).await;
+    assert_eq!(healthy, (200, "ok".to_owned()));
+    let jane = cluster.credentials("jane", &Subject::client("jane", None));
+    let (code, answer) = text(cluster.connect(Some(jane)).await.send_request(pods()).await.unwrap()).await;
+    assert_eq!(code, 403);
+    assert!(answer.contains("User \\\"jane\\\" cannot list resource \\\"pods\\\""), "{answer}");
+
+    let mut admin = cluster.connect(Some(cluster.admin())).await;
+    let watch = admin.send_request(request("GET", "/api/v1/nodes?watch=true", &Value::Null)).await.unwrap();
+    cluster.stop.send_replace(true);
+    let ended = tokio::time::timeout(Duration::from_secs(5), watch.into_body().collect()).await;
+    assert!(ended.expect("the watch ends").is_ok(), "and it ends cleanly");
+}
