@@ -28,23 +28,33 @@ enum Action {
     Remember,
     /// Waits at its gate.
     Hold,
-    /// The gate was being opened: open it (again), then go on.
-    Release,
+    /// Went through its gate and was not yet put down as running.
+    Promote,
     /// Runs, or has ended meanwhile.
     Follow,
 }
 
+/// What the keeper's end of a gate tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum GateState {
+    /// The keeper has none.
+    Gone,
+    /// A process waits behind it.
+    Waiting,
+    /// Nobody is behind it any more: the process runs its program, or has ended.
+    Passed,
+}
+
 /// The decision, from what the state file says and what the keeper holds.
-fn action(record: Option<&Record>, boot: &str, has_gate: bool) -> Action {
+fn action(record: Option<&Record>, boot: &str, gate: GateState) -> Action {
     let Some(record) = record.filter(|r| r.boot == boot) else { return Action::Remove };
-    match (record.phase, record.process, has_gate) {
-        (Phase::Exited, ..) => Action::Remember,
-        (Phase::Creating, ..) | (_, None, _) => Action::Remove,
-        (Phase::Created, Some(_), true) => Action::Hold,
-        // Its gate went with the keeper, and it ended by that.
-        (Phase::Created, Some(_), false) => Action::Remove,
-        (Phase::Starting, Some(_), true) => Action::Release,
-        (Phase::Starting, Some(_), false) | (Phase::Running, Some(_), _) => Action::Follow,
+    match (record.phase, gate) {
+        (Phase::Exited, _) => Action::Remember,
+        (Phase::Running, _) => Action::Follow,
+        (Phase::Created, GateState::Waiting) => Action::Hold,
+        (Phase::Created, GateState::Passed) => Action::Promote,
+        // It went with the keeper, and the process ended by that; or the keeper was never told.
+        (Phase::Created, GateState::Gone) => Action::Remove,
     }
 }
 
@@ -68,7 +78,13 @@ fn adopt(
 ) -> io::Result<()> {
     let record = directory.read_record().ok();
     let gate = held.remove(&format!("{}/gate", id.0));
-    let action = action(record.as_ref(), &shim.root.boot, gate.is_some());
+    let gate = gate.map(Gate::from);
+    let passed = match &gate {
+        None => GateState::Gone,
+        Some(gate) if gate.is_passed() => GateState::Passed,
+        Some(_) => GateState::Waiting,
+    };
+    let action = action(record.as_ref(), &shim.root.boot, passed);
     let Some(record) = record.filter(|_| action != Action::Remove) else {
         tracing::info!(container = id.0, "half-made or of another boot: cleaned away");
         remove(shim, id, directory);
@@ -78,10 +94,19 @@ fn adopt(
     let container =
         Arc::new(Container::new(directory.read_spec()?, cgroup, directory.clone(), record.clone()));
     shim.insert(Arc::clone(&container));
+    // Of two attempts with one path the one that is not over owns it.
+    if let Err(e) = shim.claim_cgroup(container.cgroup.path(), id)
+        && action != Action::Remember
+    {
+        tracing::warn!(container = id.0, error = %e, "take its cgroup over");
+    }
     if let (Some(exit), Some(sequence)) = (&record.exit, record.sequence) {
         shim.announce(sequence, id, exit);
     }
-    let Some(process) = record.process.filter(|_| action != Action::Remember) else { return Ok(()) };
+    if action == Action::Remember {
+        return Ok(());
+    }
+    let process = record.process;
     {
         let mut own = container.held();
         own.pidfd = open_process(process).map(Arc::new);
@@ -89,8 +114,8 @@ fn adopt(
     }
     container.start_pumps(held.remove(&format!("{}/terminal", id.0)));
     match (action, gate) {
-        (Action::Hold, Some(gate)) => container.held().gate = Some(Gate::from(gate)),
-        (Action::Release, Some(gate)) => shim.release_adopted(&container, Gate::from(gate)),
+        (Action::Hold, gate) => container.held().gate = gate,
+        (Action::Promote, Some(gate)) => shim.promote(&container, &gate),
         _ => {}
     }
     container.watch_end(shim, process);
@@ -161,25 +186,23 @@ mod tests {
 
     #[test]
     fn what_becomes_of_each_state() {
-        let record = |phase, process| Record {
+        let record = |phase| Record {
             phase,
-            process,
+            process: Identity { pid: 1, start: 1 },
             started_at_ms: None,
             exit: None,
             sequence: None,
             cgroup: "x".into(),
             boot: "now".into(),
         };
-        let process = Some(Identity { pid: 1, start: 1 });
-        let of = |phase, process, gate| action(Some(&record(phase, process)), "now", gate);
-        assert_eq!(action(None, "now", false), Action::Remove);
-        assert_eq!(action(Some(&record(Phase::Running, process)), "later", false), Action::Remove);
-        assert_eq!(of(Phase::Creating, None, false), Action::Remove);
-        assert_eq!(of(Phase::Created, process, true), Action::Hold);
-        assert_eq!(of(Phase::Created, process, false), Action::Remove);
-        assert_eq!(of(Phase::Starting, process, true), Action::Release);
-        assert_eq!(of(Phase::Starting, process, false), Action::Follow);
-        assert_eq!(of(Phase::Running, process, false), Action::Follow);
-        assert_eq!(of(Phase::Exited, process, false), Action::Remember);
+        let of = |phase, gate| action(Some(&record(phase)), "now", gate);
+        assert_eq!(action(None, "now", GateState::Gone), Action::Remove);
+        assert_eq!(action(Some(&record(Phase::Running)), "later", GateState::Gone), Action::Remove);
+        assert_eq!(of(Phase::Created, GateState::Waiting), Action::Hold);
+        assert_eq!(of(Phase::Created, GateState::Passed), Action::Promote);
+        assert_eq!(of(Phase::Created, GateState::Gone), Action::Remove);
+        assert_eq!(of(Phase::Running, GateState::Gone), Action::Follow);
+        assert_eq!(of(Phase::Running, GateState::Passed), Action::Follow);
+        assert_eq!(of(Phase::Exited, GateState::Gone), Action::Remember);
     }
 }

@@ -9,6 +9,7 @@ use catamaran_task::pods::TaskError;
 use catamaran_task::spec::{ContainerSpec, Output, Stdin};
 use catamaran_task::status::{ContainerStatus, Exit, ExitReason, State};
 use catamaran_task::{CriLogWriter, LogStream};
+use oci_spec::runtime::LinuxNamespaceType;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
@@ -101,11 +102,11 @@ impl Container {
             id: self.spec.id.clone(),
             sandbox: self.spec.sandbox.clone(),
             state: match record.phase {
-                Phase::Creating | Phase::Created => State::Created,
-                Phase::Starting | Phase::Running => State::Running,
+                Phase::Created => State::Created,
+                Phase::Running => State::Running,
                 Phase::Exited => State::Exited,
             },
-            pid: record.process.map_or(0, |process| process.pid),
+            pid: record.process.pid,
             started_at_ms: record.started_at_ms,
             exit: record.exit,
         }
@@ -166,8 +167,10 @@ impl Container {
     }
 
     async fn ended(&self, shim: &Shim, process: Identity, ended: Ended) {
-        // Whatever the first process left behind goes with it, also where it had no pid namespace.
-        self.cgroup.kill();
+        if !self.has_pid_namespace() {
+            // Else what the first process left behind would go on without it.
+            self.cgroup.kill();
+        }
         self.drain().await;
         let _one_at_a_time = self.changes.lock().await;
         let oom_kills = self.cgroup.oom_kills();
@@ -192,6 +195,13 @@ impl Container {
             }
         }
         shim.announce(sequence, &self.spec.id, &exit);
+    }
+
+    /// Whether the kernel kills all its processes with the first.
+    fn has_pid_namespace(&self) -> bool {
+        let linux = self.spec.runtime_spec.linux().as_ref();
+        let mut namespaces = linux.and_then(|l| l.namespaces().as_ref()).into_iter().flatten();
+        namespaces.any(|n| n.typ() == LinuxNamespaceType::Pid && n.path().is_none())
     }
 
     async fn drain(&self) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use catamaran_task::pods::TaskError;
 use catamaran_task::spec::{ContainerSpec, Output, Rootfs};
-use oci_spec::runtime::{Linux, LinuxIdMapping, Spec};
+use oci_spec::runtime::{LinuxIdMapping, Spec};
 
 use crate::cgroup::Cgroup;
 use crate::container::Container;
@@ -26,12 +26,15 @@ use crate::stdio;
 /// The container at its gate, and its terminal. Blocks for a millisecond or two.
 pub(crate) fn create(
     shim: &Shim,
-    mut spec: ContainerSpec,
+    spec: ContainerSpec,
 ) -> Result<(Arc<Container>, Option<OwnedFd>), TaskError> {
-    complete(&mut spec.runtime_spec);
     let cgroup = shim::make_cgroup(shim, &spec)?;
+    shim.claim_cgroup(cgroup.path(), &spec.id)?;
     let directory = shim.root.container(&spec.id);
-    directory.create().map_err(|e| failed(&spec, "make its directory", &e))?;
+    if let Err(e) = directory.create() {
+        shim.release_cgroup(cgroup.path(), &spec.id);
+        return Err(failed(&spec, "make its directory", &e));
+    }
     match set_up(shim, &spec, &cgroup, &directory) {
         Ok((plan, launched, record)) => {
             let mut container = Container::new(spec, cgroup, directory, record);
@@ -68,28 +71,23 @@ fn set_up(
     cgroup: &Cgroup,
     directory: &Directory,
 ) -> Result<(Made, Launched, Record), TaskError> {
-    let mut record = Record {
-        phase: Phase::Creating,
-        process: None,
-        started_at_ms: None,
-        exit: None,
-        sequence: None,
-        cgroup: shim::cgroup_path(spec),
-        boot: shim.root.boot.clone(),
-    };
-    let write =
-        |record: &Record| directory.write_record(record).map_err(|e| failed(spec, "write its state", &e));
     directory.write_spec(spec).map_err(|e| failed(spec, "write its specification", &e))?;
-    write(&record)?;
     let resources = spec.runtime_spec.linux().as_ref().and_then(|l| l.resources().as_ref());
     cgroup.create(resources).map_err(|e| failed(spec, "its cgroup", &e))?;
     make_scratch(spec).map_err(|e| failed(spec, "make its scratch directories", &e))?;
     let made = compile_plan(shim, spec, cgroup, directory)?;
     let launched =
         launch::launch(&made.plan).map_err(|e| TaskError::Failed(format!("create {}: {e}", spec.id.0)))?;
-    record.process = Some(Identity::of(launched.pid).map_err(|e| failed(spec, "look at its process", &e))?);
-    record.phase = Phase::Created;
-    write(&record)?;
+    let record = Record {
+        phase: Phase::Created,
+        process: Identity::of(launched.pid).map_err(|e| failed(spec, "look at its process", &e))?,
+        started_at_ms: None,
+        exit: None,
+        sequence: None,
+        cgroup: cgroup.path().to_owned(),
+        boot: shim.root.boot.clone(),
+    };
+    directory.write_record(&record).map_err(|e| failed(spec, "write its state", &e))?;
     hand_to_keeper(shim, spec, directory, &made, &launched)
         .map_err(|e| failed(spec, "tell the keeper", &e))?;
     Ok((made, launched, record))
@@ -196,21 +194,10 @@ fn clean_up(shim: &Shim, spec: &ContainerSpec, cgroup: &Cgroup, directory: &Dire
     if let Err(e) = cgroup.remove() {
         tracing::warn!(container = spec.id.0, error = %e, "remove the cgroup of a failed creation");
     }
+    shim.release_cgroup(cgroup.path(), &spec.id);
     shim::remove_scratch(spec);
     if let Err(e) = directory.remove() {
         tracing::warn!(container = spec.id.0, error = %e, "remove the directory of a failed creation");
-    }
-}
-
-/// Paths are hidden unless the specification says which (an empty list: none).
-fn complete(spec: &mut Spec) {
-    use oci_spec::runtime::{get_default_maskedpaths, get_default_readonly_paths};
-    let linux = spec.linux_mut().get_or_insert_with(Linux::default);
-    if linux.masked_paths().is_none() {
-        linux.set_masked_paths(Some(get_default_maskedpaths()));
-    }
-    if linux.readonly_paths().is_none() {
-        linux.set_readonly_paths(Some(get_default_readonly_paths()));
     }
 }
 

@@ -182,7 +182,8 @@ pub(crate) fn watch_end(
         };
         let exit = Exit { code: ended.status.code(), at_ms: ended.at_ms, reason, message: None };
         let record = ExecRecord { process: known.process, exit: Some(exit.clone()) };
-        if container.directory.path().exists()
+        // Not where its start failed, or its container is gone.
+        if container.held().execs.contains_key(&exec_id)
             && let Err(e) = container.directory.write_exec(&exec_id, &record)
         {
             tracing::warn!(container = container.name(), exec_id, error = %e, "record its exit");

@@ -112,12 +112,10 @@ pub(crate) fn now_ms() -> u64 {
         .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// The keeper's side: puts an exit on record. Appears in one piece.
+/// The keeper's side: puts an exit on record. Who reads a file that is not whole yet looks again when
+/// the keeper wakes it.
 pub(crate) fn record(directory: &Path, process: Identity, ended: Ended) -> io::Result<()> {
-    let name = process.file_name();
-    let draft = directory.join(format!(".{name}"));
-    fs::write(&draft, ended.to_text())?;
-    fs::rename(draft, directory.join(name))
+    fs::write(directory.join(process.file_name()), ended.to_text())
 }
 
 /// The worker's side: who waits for which process.

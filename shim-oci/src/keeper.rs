@@ -18,8 +18,10 @@ use crate::launch::sys::{self, MountAttr, attr};
 use crate::state::Root;
 use crate::worker::{self, Inheritance};
 
-/// A worker that lives shorter than this is started again only after a pause.
+/// Workers that die one after the other, each younger than this, are started again after a pause.
 const HEALTHY: Duration = Duration::from_secs(1);
+/// How many of them at once.
+const AT_ONCE: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(200);
 /// Says that this process runs from a read-only mount of its own file.
 const SEALED: &str = "CATAMARAN_SHIM_OCI_SEALED";
@@ -79,6 +81,7 @@ pub(crate) fn run(config: &ShimOciConfig) -> Result<(), KeeperError> {
         sockets,
         root,
         worker: None,
+        died_young: 0,
         ending: false,
     };
     keeper.keep()?;
@@ -98,6 +101,8 @@ struct Keeper {
     sockets: Sockets,
     root: Root,
     worker: Option<Worker>,
+    /// Workers in a row that died young.
+    died_young: u32,
     /// SIGTERM was received: the worker is not started again.
     ending: bool,
 }
@@ -200,7 +205,8 @@ impl Keeper {
             }
         }
         tracing::warn!(?status, "the worker died; starting it again");
-        if worker.started.elapsed() < HEALTHY {
+        self.died_young = if worker.started.elapsed() < HEALTHY { self.died_young + 1 } else { 0 };
+        if self.died_young > AT_ONCE {
             std::thread::sleep(PAUSE);
         }
         self.start_worker()?;

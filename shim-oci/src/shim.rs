@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use catamaran_task::pods::{ExecSpec, ExitEvent, Pods, TaskError};
-use catamaran_task::spec::{ContainerId, ContainerSpec, Rootfs, SECCOMP_ANNOTATION, SECCOMP_UNCONFINED};
+use catamaran_task::spec::{ContainerId, ContainerSpec, Rootfs, SECCOMP_ANNOTATION, SECCOMP_DEFAULT};
 use catamaran_task::status::{ContainerStats, ContainerStatus, Exit};
 use oci_spec::runtime::{LinuxResources, Spec};
 use rustix::process::{Signal, pidfd_send_signal};
@@ -31,8 +31,12 @@ use crate::state::{Phase, Root};
 
 /// Exits that are remembered for `exits`.
 const REMEMBERED: usize = 8_192;
+/// Numbers of exits that are reserved at a time.
+const SEQUENCE_BLOCK: u64 = 1_000;
 /// How long `exits` waits for the first.
 const LONG_POLL: Duration = Duration::from_secs(30);
+/// Control group above those of all containers.
+const TOP_GROUP: &str = "catamaran";
 /// Containers set up at a time: more only wait for each other in the kernel.
 const PARALLEL: usize = 8;
 
@@ -47,11 +51,21 @@ pub(crate) struct Shim {
     keeper: u32,
     filters: Cache,
     containers: Mutex<BTreeMap<ContainerId, Entry>>,
+    /// Which container a control group belongs to: the next attempt of a container may have the path of
+    /// the last, which is over and not yet deleted.
+    cgroups: Mutex<BTreeMap<String, ContainerId>>,
     parallel: Semaphore,
-    sequence: Mutex<u64>,
+    sequence: Mutex<Sequence>,
     events: Mutex<VecDeque<ExitEvent>>,
     newest: watch::Sender<u64>,
     shutdown: Notify,
+}
+
+/// Numbers of exits: reserved on disk in blocks, so that they go up across restarts.
+#[derive(Debug)]
+struct Sequence {
+    last: u64,
+    reserved: u64,
 }
 
 #[derive(Clone)]
@@ -69,16 +83,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Shim {
     pub(crate) fn new(root: Root, layout: Arc<Layout>, custody: Custody, keeper: u32) -> Self {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let reserved = root.reserved_sequence();
         Self {
             exits: Exits::new(root.exits()),
             capability_limit: capability::own_limit(&status),
-            sequence: Mutex::new(root.last_sequence()),
+            sequence: Mutex::new(Sequence { last: reserved, reserved }),
             root,
             layout,
             custody,
             keeper,
             filters: Cache::default(),
             containers: Mutex::default(),
+            cgroups: Mutex::default(),
             parallel: Semaphore::new(PARALLEL),
             events: Mutex::default(),
             newest: watch::Sender::new(0),
@@ -88,6 +104,30 @@ impl Shim {
 
     pub(crate) async fn shutdown_asked(&self) {
         self.shutdown.notified().await;
+    }
+
+    /// Makes `id` the owner of the control group at `path`, unless that of another runs.
+    pub(crate) fn claim_cgroup(&self, path: &str, id: &ContainerId) -> Result<(), TaskError> {
+        let mut owners = lock(&self.cgroups);
+        if let Some(owner) = owners.get(path).filter(|owner| *owner != id) {
+            let over = self.find(owner).is_ok_and(|other| other.record().phase == Phase::Exited);
+            if !over {
+                let text = format!("the cgroup {path} belongs to container {}, which is not over", owner.0);
+                return Err(TaskError::FailedPrecondition(text));
+            }
+        }
+        owners.insert(path.to_owned(), id.clone());
+        Ok(())
+    }
+
+    /// Gives the control group up; false when it belongs to another by now and must be left alone.
+    pub(crate) fn release_cgroup(&self, path: &str, id: &ContainerId) -> bool {
+        let mut owners = lock(&self.cgroups);
+        if owners.get(path).is_some_and(|owner| owner != id) {
+            return false;
+        }
+        owners.remove(path);
+        true
     }
 
     pub(crate) fn insert(&self, container: Arc<Container>) {
@@ -119,20 +159,23 @@ impl Shim {
         let annotation = spec.annotations().as_ref().and_then(|a| a.get(SECCOMP_ANNOTATION));
         let programs = match (profile, annotation.map(String::as_str)) {
             (Some(profile), _) => self.filters.get(profile),
-            (None, Some(SECCOMP_UNCONFINED)) => Ok(Programs::default()),
-            (None, _) => self.filters.default_profile(capabilities.bounding),
+            (None, Some(SECCOMP_DEFAULT)) => self.filters.default_profile(capabilities.bounding),
+            (None, _) => Ok(Programs::default()),
         };
         programs.map_err(|e| TaskError::InvalidArgument(e.to_string()))
     }
 
-    /// The next number of the list of exits; on disk before it is used.
+    /// The next number of the list of exits.
     pub(crate) fn next_sequence(&self) -> u64 {
         let mut sequence = lock(&self.sequence);
-        *sequence += 1;
-        if let Err(e) = self.root.set_last_sequence(*sequence) {
-            tracing::error!(error = %e, "write the sequence of exits");
+        sequence.last += 1;
+        if sequence.last > sequence.reserved {
+            sequence.reserved = sequence.last + SEQUENCE_BLOCK;
+            if let Err(e) = self.root.reserve_sequence(sequence.reserved) {
+                tracing::error!(error = %e, "reserve numbers for exits");
+            }
         }
-        *sequence
+        sequence.last
     }
 
     /// Puts an exit on the list.
@@ -193,9 +236,7 @@ impl Shim {
             Ok((container, terminal)) => {
                 container.start_pumps(terminal);
                 self.insert(Arc::clone(&container));
-                if let Some(process) = container.record().process {
-                    container.watch_end(&self, process);
-                }
+                container.watch_end(&self, container.record().process);
                 Ok(container.status())
             }
             Err(error) => {
@@ -234,24 +275,18 @@ impl Shim {
         let Some(gate) = gate else {
             return Err(TaskError::Failed(format!("container {} has lost its gate", container.name())));
         };
-        container.change(|record| record.phase = Phase::Starting)?;
         let opener = Arc::clone(&container);
         blocking(move || Ok(release(&opener, &gate))).await??;
         self.custody.drop_one(container.name(), "gate");
         Ok(container.status())
     }
 
-    /// Opens the gate of a container whose start a killed worker had begun.
-    pub(crate) fn release_adopted(self: &Arc<Self>, container: &Arc<Container>, gate: Gate) {
-        let (shim, container) = (Arc::clone(self), Arc::clone(container));
-        tokio::spawn(async move {
-            let _one_at_a_time = container.changes.lock().await;
-            let opener = Arc::clone(&container);
-            if let Err(e) = blocking(move || Ok(release(&opener, &gate))).await.flatten() {
-                tracing::warn!(container = container.name(), error = %e, "finish its start");
-            }
-            shim.custody.drop_one(container.name(), "gate");
-        });
+    /// Puts down what became of a process that went through its gate when the worker was killed.
+    pub(crate) fn promote(&self, container: &Container, gate: &Gate) {
+        if let Err(e) = release(container, gate) {
+            tracing::warn!(container = container.name(), error = %e, "its start was cut short");
+        }
+        self.custody.drop_one(container.name(), "gate");
     }
 
     async fn delete_one(self: Arc<Self>, container: Arc<Container>) -> Result<(), TaskError> {
@@ -262,7 +297,7 @@ impl Shim {
                 send_signal(&container, libc::SIGKILL)?;
                 self.wait_one(&container).await?;
             }
-            Phase::Creating | Phase::Starting | Phase::Running => {
+            Phase::Running => {
                 return Err(TaskError::FailedPrecondition(format!(
                     "container {} is {}; kill it first",
                     container.name(),
@@ -271,12 +306,14 @@ impl Shim {
             }
         }
         let _one_at_a_time = container.changes.lock().await;
-        let gone = Arc::clone(&container);
+        let (gone, shim) = (Arc::clone(&container), Arc::clone(&self));
         blocking(move || {
             let failed = |what: &str, e: &dyn std::error::Error| {
                 TaskError::Failed(format!("delete {}: {what}: {}", gone.name(), describe(e)))
             };
-            gone.cgroup.remove().map_err(|e| failed("its cgroup", &e))?;
+            if shim.release_cgroup(gone.cgroup.path(), &gone.spec.id) {
+                gone.cgroup.remove().map_err(|e| failed("its cgroup", &e))?;
+            }
             remove_scratch(&gone.spec);
             gone.directory.remove().map_err(|e| failed("its directory", &e))
         })
@@ -337,18 +374,20 @@ fn release(container: &Container, gate: &Gate) -> Result<(), TaskError> {
         known.map_or_else(|| "run the program".to_owned(), |(_, text)| text.clone())
     };
     match gate.open(step_of) {
-        Ok(()) => {
-            container.change(|record| {
-                record.phase = Phase::Running;
-                record.started_at_ms = Some(now_ms());
-            })?;
-            Ok(())
-        }
+        Ok(()) => set_running(container),
         Err(error) => {
             container.held().failure = Some((error.exit_code(), error.to_string()));
             Err(start_error(container, &error))
         }
     }
+}
+
+fn set_running(container: &Container) -> Result<(), TaskError> {
+    let running = container.change(|record| {
+        record.phase = Phase::Running;
+        record.started_at_ms = Some(now_ms());
+    });
+    running.map(drop)
 }
 
 fn start_error(container: &Container, error: &LaunchError) -> TaskError {
@@ -360,7 +399,7 @@ pub(crate) fn cgroup_path(spec: &ContainerSpec) -> String {
     let linux = spec.runtime_spec.linux().as_ref();
     let given = linux.and_then(|l| l.cgroups_path().as_ref()).and_then(|p| p.to_str());
     let given = given.map(|path| path.trim_matches('/')).filter(|path| !path.is_empty());
-    given.map_or_else(|| format!("catamaran/{}/{}", spec.sandbox.0, spec.id.0), str::to_owned)
+    given.map_or_else(|| format!("{TOP_GROUP}/{}/{}", spec.sandbox.0, spec.id.0), str::to_owned)
 }
 
 /// Removes what the shim made in the container's scratch directory.
@@ -425,8 +464,8 @@ impl Pods for SharedShim {
         match container.record().phase {
             Phase::Exited => Ok(()),
             // Behind its gate only this one reaches the first process of a pid namespace.
-            Phase::Creating | Phase::Created => send_signal(&container, libc::SIGKILL),
-            Phase::Starting | Phase::Running => send_signal(&container, number),
+            Phase::Created => send_signal(&container, libc::SIGKILL),
+            Phase::Running => send_signal(&container, number),
         }
     }
 
@@ -531,6 +570,7 @@ impl Pods for SharedShim {
         if count > 0 {
             return Err(TaskError::FailedPrecondition(format!("the shim still holds {count} containers")));
         }
+        Cgroup::remove_top(&self.0.layout, TOP_GROUP);
         self.0.shutdown.notify_one();
         Ok(())
     }

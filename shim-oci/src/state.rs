@@ -1,5 +1,5 @@
-//! What a worker leaves for its successor: a directory for each container with its specification
-//! (written once) and its record (written anew at each step, before the step where that matters).
+//! What a worker leaves for its successor: a directory for each container with its specification,
+//! written before anything is made, and its record, from the moment its process waits at the gate.
 
 use std::fs;
 use std::io;
@@ -16,12 +16,9 @@ use crate::exits::Identity;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Phase {
-    /// Being set up; what a killed worker leaves in this phase is cleaned away.
-    Creating,
-    /// Its process waits at the gate.
+    /// Its process waits at the gate. (Until then there is no record; what a killed worker leaves
+    /// without one is cleaned away.)
     Created,
-    /// The gate is being opened: the program may run already.
-    Starting,
     Running,
     Exited,
 }
@@ -30,9 +27,7 @@ impl Phase {
     /// For a sentence: "container a is ...".
     pub(crate) fn words(self) -> &'static str {
         match self {
-            Self::Creating => "being created",
             Self::Created => "created",
-            Self::Starting => "being started",
             Self::Running => "running",
             Self::Exited => "over",
         }
@@ -43,8 +38,8 @@ impl Phase {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub phase: Phase,
-    /// Its first process, from `Created` on.
-    pub process: Option<Identity>,
+    /// Its first process.
+    pub process: Identity,
     /// Milliseconds since the epoch.
     pub started_at_ms: Option<u64>,
     pub exit: Option<Exit>,
@@ -106,13 +101,14 @@ impl Root {
         Ok(ids)
     }
 
-    /// Sequence numbers of exits never go back, also when all containers of the last life are deleted.
-    pub(crate) fn last_sequence(&self) -> u64 {
+    /// The number up to which numbers of exits may have been given out. They never go back, also when
+    /// all containers of the last life are deleted.
+    pub(crate) fn reserved_sequence(&self) -> u64 {
         read(&self.root.join("sequence")).unwrap_or(0)
     }
 
-    pub(crate) fn set_last_sequence(&self, sequence: u64) -> io::Result<()> {
-        write(&self.root, "sequence", &sequence)
+    pub(crate) fn reserve_sequence(&self, up_to: u64) -> io::Result<()> {
+        write(&self.root, "sequence", &up_to)
     }
 }
 
@@ -143,7 +139,8 @@ impl Directory {
     }
 
     pub(crate) fn write_spec(&self, spec: &ContainerSpec) -> io::Result<()> {
-        write(&self.0, "spec.json", spec)
+        // Nobody reads it before there is more.
+        fs::write(self.0.join("spec.json"), serde_json::to_vec(spec)?)
     }
 
     pub(crate) fn read_spec(&self) -> io::Result<ContainerSpec> {
@@ -217,7 +214,7 @@ mod tests {
         assert_eq!(directory.create().unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         let record = Record {
             phase: Phase::Running,
-            process: Some(Identity { pid: 1, start: 2 }),
+            process: Identity { pid: 1, start: 2 },
             started_at_ms: Some(3),
             exit: None,
             sequence: None,
@@ -230,8 +227,8 @@ mod tests {
         directory.write_exec("e", &exec).unwrap();
         assert_eq!(directory.execs(), [("e".to_owned(), exec)]);
         assert_eq!(root.containers().unwrap(), [ContainerId("a".into())]);
-        root.set_last_sequence(7).unwrap();
-        assert_eq!(root.last_sequence(), 7);
+        root.reserve_sequence(7).unwrap();
+        assert_eq!(root.reserved_sequence(), 7);
         directory.remove().unwrap();
         directory.remove().unwrap();
         assert!(root.containers().unwrap().is_empty());

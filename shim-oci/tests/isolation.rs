@@ -151,7 +151,7 @@ async fn what_is_refused() {
 async fn seccomp_only_where_wanted() {
     let shim = TestShim::start().await;
     let spec = shim.container_with("unconfined", json!(["guest", "clone3"]), |spec| {
-        spec["annotations"] = json!({"catamaran.dev/seccomp": "unconfined"});
+        spec.as_object_mut().unwrap().remove("annotations");
     });
     assert_eq!(shim.output(spec).await.1, "clone3: Invalid argument\n");
     let spec = shim.container_with("own", json!(["guest", "cwd", ",", "chown", "/data/file"]), |spec| {
@@ -194,6 +194,28 @@ async fn mounts_and_a_read_only_root() {
                     of the volume\n";
     assert_eq!(said, expected);
     assert_eq!(std::fs::read_to_string(volume.join("new")).unwrap(), "y");
+}
+
+/// Mounts that a container with shared propagation makes reach the node; those of its root do not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shared_mounts_reach_the_node_and_the_root_does_not() {
+    let shim = TestShim::start().await;
+    let volume = shim.path("shared");
+    std::fs::create_dir_all(volume.join("inner")).unwrap();
+    let spec = shim.container_with("shared", json!(["guest", "run"]), |spec| {
+        spec["linux"]["rootfsPropagation"] = json!("rshared");
+        spec["mounts"].as_array_mut().unwrap().push(
+            json!({"destination": "/v", "type": "bind", "source": volume, "options": ["rbind", "rshared"]}),
+        );
+    });
+    let pid = shim.run(spec).await.pid;
+    let now = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let own = shim.path("");
+    assert!(!now.contains(own.to_str().unwrap().trim_end_matches('/')), "its own mounts reached the node: {now}");
+    let inside = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap();
+    let mounted = inside.lines().find(|line| line.split(' ').nth(4) == Some("/v")).unwrap();
+    assert!(mounted.contains(" shared:"), "{mounted}");
+    shim.remove("shared").await;
 }
 
 /// Links of an image that lead out of it lead into it instead.
@@ -283,6 +305,33 @@ async fn killed_for_memory() {
     });
     let (exit, said) = shim.output(spec).await;
     assert_eq!((exit.code, exit.reason), (137, ExitReason::OomKilled), "{said}");
+}
+
+/// The next attempt of a container has the cgroup path of the last one, which may not be deleted yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attempts_share_the_path_of_a_cgroup_one_after_the_other() {
+    let shim = TestShim::start().await;
+    let attempt = |n: u32, args: serde_json::Value| {
+        shim.container_with(&format!("attempt-{n}"), args, |spec| {
+            spec["linux"]["cgroupsPath"] = json!(format!("/catamaran/{}/web", shim.sandbox()));
+            spec["linux"]["resources"] = json!({"memory": {"limit": 16777216, "swap": 16777216}});
+        })
+    };
+    let first = shim.run(attempt(1, json!(["guest", "hog", "100"]))).await.id;
+    assert_eq!(shim.client.wait(&first).await.unwrap().reason, ExitReason::OomKilled);
+    let second = shim.run(attempt(2, json!(["guest", "run"]))).await;
+    let refused = shim.client.create(vec![attempt(3, json!(["guest", "run"]))]).await.remove(0).unwrap_err();
+    assert!(
+        matches!(&refused, TaskError::FailedPrecondition(text) if text.contains("attempt-2")),
+        "{refused}"
+    );
+    shim.client.delete(&first).await.unwrap();
+    let state = shim.client.status(std::slice::from_ref(&second.id)).await.unwrap().remove(0).state;
+    assert_eq!(state, State::Running, "deleting the last attempt took the next one along");
+    shim.client.kill(&second.id, 9).await.unwrap();
+    let exit = shim.client.wait(&second.id).await.unwrap();
+    assert_eq!(exit.reason, ExitReason::Exited, "the last attempt's fate is not this one's");
+    shim.client.delete(&second.id).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

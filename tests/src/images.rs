@@ -36,6 +36,8 @@ impl Layer {
         header.set_size(content.len() as u64);
         header.set_mode(mode);
         header.set_mtime(0);
+        header.set_uid(0);
+        header.set_gid(0);
         // Written as they are: hostile paths are wanted too.
         write_name(&mut header.as_old_mut().name, path);
         if let Some(link) = link {

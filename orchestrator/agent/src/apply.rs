@@ -12,10 +12,11 @@ use tracing::{Instrument, info_span, warn};
 
 use crate::images::PullPolicy;
 use crate::members::{member, name, namespace};
-use crate::observe::{ImageState, Prepared, Progress, Seen, Stopping, Task, Trouble};
+use crate::observe::{ImageState, Prepared, Progress, Seen, Stopping, Trouble};
 use crate::plan::{Action, Plan, Signal, Why};
 use crate::record::{Finished, container_id};
 use crate::restart::{crashes_after, retry_pause};
+use crate::runtime::ShimKey;
 use crate::start::StartError;
 use crate::worker::{Beside, Turn, Worker};
 
@@ -23,6 +24,8 @@ use crate::worker::{Beside, Turn, Worker};
 const DRAIN: Duration = Duration::from_secs(4);
 /// How long the last status of a pod may take before its object is removed all the same.
 const LAST_WORD: Duration = Duration::from_secs(2);
+/// How soon a signal that could not be sent is tried again.
+const SIGNAL_AGAIN: Duration = Duration::from_millis(100);
 const SIGTERM: i32 = 15;
 const SIGKILL: i32 = 9;
 
@@ -32,9 +35,9 @@ impl Worker {
         let mut turn = Turn::Rest;
         for action in &plan.actions {
             match self.act(action).await {
-                Turn::Rest => return Turn::Rest,
-                Turn::Gone => return Turn::Gone,
                 Turn::Progress => turn = Turn::Progress,
+                Turn::Rest => {}
+                other => return other,
             }
         }
         turn
@@ -85,10 +88,28 @@ impl Worker {
         {
             warn!(container, error = %Chain(&error), "the shim does not let go of an ended container");
         }
+        self.sweep_attempt(container, &key, finished.attempt);
         let seen = self.entry(container);
         *seen = Seen { image: seen.image.clone(), ..Seen::default() };
         if self.pull_policy(container) == PullPolicy::Always {
             self.entry(container).image = ImageState::Idle;
+        }
+    }
+
+    /// Removes what an ended attempt leaves: its writable layer and its stdin; and an older log, so that the last two
+    /// ends can still be asked for.
+    fn sweep_attempt(&self, container: &str, key: &ShimKey, attempt: u32) {
+        let id = container_id(self.uid(), container, attempt);
+        let scratch = crate::bundle::scratch(&self.paths, container, attempt);
+        // None of it may be there.
+        let _ = std::fs::remove_dir_all(scratch);
+        if !matches!(key, ShimKey::Oci) {
+            let _ = std::fs::remove_file(crate::stdin::path(&self.context.paths, key, &id));
+        }
+        if let Some(old) = attempt.checked_sub(2) {
+            let pod = &self.desired.pod;
+            let logs = self.context.paths.log_dir(namespace(pod), name(pod), self.uid());
+            let _ = std::fs::remove_file(crate::config::log_file(&logs, container, old));
         }
     }
 
@@ -151,7 +172,7 @@ impl Worker {
                     retry_at: now + pause,
                     failures: before + 1,
                 });
-                Turn::Rest
+                Turn::Interrupted
             }
         }
     }
@@ -268,12 +289,7 @@ impl Worker {
         let hook =
             member(&pod, container).and_then(|member| member.container.lifecycle.as_ref()?.pre_stop.clone());
         let target = crate::exec::Target::of(self, container);
-        let mut stopping = Stopping {
-            since: Timestamp::now(),
-            hook: Progress::NotBegun,
-            term_sent: false,
-            kill_sent: false,
-        };
+        let mut stopping = Stopping::now();
         if let (Some(hook), Some(target)) = (hook, target) {
             stopping.hook = Progress::UnderWay;
             let (context, container, attempt) = (self.context.clone(), container.to_owned(), target.attempt);
@@ -287,7 +303,9 @@ impl Worker {
     }
 
     async fn signal(&mut self, container: &str, signal: Signal) -> Turn {
-        let Some(record) = self.seen.record.containers.get(container).cloned() else { return Turn::Rest };
+        let Some(record) = self.seen.record.containers.get(container).cloned() else {
+            return Turn::Interrupted;
+        };
         let id = container_id(self.uid(), container, record.attempt);
         let number = match signal {
             Signal::Kill => SIGKILL,
@@ -301,20 +319,21 @@ impl Worker {
                     .unwrap_or(SIGTERM),
             },
         };
-        let Some(shim) = self.context.shims.running(&record.shim).await else { return Turn::Rest };
+        // Where the shim is gone, the next look says what became of the container.
+        let Some(shim) = self.context.shims.running(&record.shim).await else { return Turn::Interrupted };
         if let Err(error) = shim.kill(&id, number).await
             && !error.is_not_found()
         {
             warn!(container, number, error = %Chain(&error), "the signal cannot be sent");
-            return Turn::Rest;
+            tokio::time::sleep(SIGNAL_AGAIN).await;
+            return Turn::Interrupted;
         }
-        if let Some(stopping) = &mut self.entry(container).stopping {
-            match signal {
-                Signal::Stop => stopping.term_sent = true,
-                Signal::Kill => stopping.kill_sent = true,
-            }
+        let stopping = self.entry(container).stopping.get_or_insert_with(Stopping::now);
+        match signal {
+            Signal::Stop => stopping.term_sent = true,
+            Signal::Kill => stopping.kill_sent = true,
         }
-        if matches!(self.seen.seen(container).task, Task::Created) { Turn::Rest } else { Turn::Progress }
+        Turn::Progress
     }
 
     async fn release(&mut self) -> Turn {

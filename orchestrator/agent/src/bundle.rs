@@ -3,7 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use catamaran_task::spec::{ContainerSpec, Output, Resolvers, Rootfs, SandboxId, Stdin};
+use catamaran_task::spec::{
+    ContainerSpec, Output, Resolvers, Rootfs, SECCOMP_ANNOTATION, SECCOMP_DEFAULT, SandboxId, Stdin,
+};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
@@ -19,9 +21,10 @@ use crate::qos::{self, Amounts};
 use crate::record::{Sandbox, container_id};
 use crate::runtime::Place;
 
-mod seccomp;
 mod security;
 pub(crate) mod wasm;
+
+use security::Seccomp;
 
 /// All that a container's specification is made from.
 pub(crate) struct Input<'a> {
@@ -57,6 +60,11 @@ pub(crate) enum BundleError {
     Spec(#[source] serde_json::Error),
 }
 
+/// Where the writable layer of one attempt of a container lies.
+pub(crate) fn scratch(paths: &PodPaths, container: &str, attempt: u32) -> PathBuf {
+    paths.container(container).join(format!("root-{attempt}"))
+}
+
 /// What the shim is told about the container.
 pub(crate) fn container_spec(input: &Input<'_>) -> Result<ContainerSpec, BundleError> {
     let name = &input.container.name;
@@ -66,8 +74,10 @@ pub(crate) fn container_spec(input: &Input<'_>) -> Result<ContainerSpec, BundleE
     let rootfs = if is_wasm {
         Rootfs::None
     } else {
-        let scratch = input.paths.container(name).join(format!("root-{}", input.attempt));
-        Rootfs::Overlay { lower: input.image.layers.clone(), scratch }
+        Rootfs::Overlay {
+            lower: input.image.layers.clone(),
+            scratch: scratch(input.paths, name, input.attempt),
+        }
     };
     Ok(ContainerSpec {
         id: container_id(uid(input.pod), name, input.attempt),
@@ -138,11 +148,13 @@ fn linux_spec(input: &Input<'_>) -> Result<Value, BundleError> {
         linux["maskedPaths"] = security::masked_paths(input.container);
         linux["readonlyPaths"] = security::readonly_paths(input.container);
     }
-    if let Some(profile) = security.seccomp {
-        linux["seccomp"] = profile;
-    }
+    let annotations = match security.seccomp {
+        Seccomp::Default => json!({SECCOMP_ANNOTATION: SECCOMP_DEFAULT}),
+        Seccomp::Unconfined => json!({}),
+    };
     Ok(json!({
         "ociVersion": "1.2.0",
+        "annotations": annotations,
         "root": {"path": "rootfs", "readonly": security.read_only_root},
         "hostname": input.hostname,
         "process": {

@@ -148,6 +148,13 @@ impl Observed {
     }
 }
 
+impl Stopping {
+    /// A container that begins to go down.
+    pub(crate) fn now() -> Self {
+        Stopping { since: Timestamp::now(), hook: Progress::NotBegun, term_sent: false, kill_sent: false }
+    }
+}
+
 impl Task {
     /// A shim's answer in the agent's words.
     pub(crate) fn from_status(status: ContainerStatus) -> Self {

@@ -160,16 +160,22 @@ impl Planner<'_> {
     /// Brings the containers up in order and keeps them up.
     fn run(&mut self) -> Course {
         let pod = self.desired.pod.clone();
+        if self.mains_are_over() {
+            return Course::Over;
+        }
         self.pull_all();
         let past_init = self.past_init();
         for first in members(&pod).filter(|member| member.role != Role::Main) {
-            if first.role == Role::Init && past_init {
-                continue;
-            }
-            match self.init_step(first) {
-                InitStep::Passed => {}
-                InitStep::Busy => return Course::GoesOn,
-                InitStep::Failed => return Course::Over,
+            match (first.role, past_init) {
+                (Role::Sidecar, true) => {
+                    self.keep_up(first);
+                }
+                (_, true) => {}
+                (_, false) => match self.init_step(first) {
+                    InitStep::Passed => {}
+                    InitStep::Busy => return Course::GoesOn,
+                    InitStep::Failed => return Course::Over,
+                },
             }
         }
         let mut over = true;
@@ -183,6 +189,15 @@ impl Planner<'_> {
     fn past_init(&self) -> bool {
         let mut mains = members(&self.desired.pod).filter(|member| member.role == Role::Main);
         mains.any(|main| self.seen.record.containers.contains_key(main.name()))
+    }
+
+    /// Every main container ended for good: sidecars are not kept up any longer.
+    fn mains_are_over(&self) -> bool {
+        let mut mains = members(&self.desired.pod).filter(|member| member.role == Role::Main);
+        mains.all(|main| match self.life(main.name()) {
+            Life::Ended(end) => !matches!(self.fate(main, &end), Verdict::At(_)),
+            _ => false,
+        })
     }
 
     fn pull_all(&mut self) {
@@ -252,7 +267,10 @@ impl Planner<'_> {
     fn keep_up(&mut self, member: Member<'_>) -> Course {
         match self.life(member.name()) {
             Life::Fresh => self.start_at(member, self.now),
-            Life::Created => self.push(Action::Resume(member.name().to_owned())),
+            Life::Created => match &self.seen.seen(member.name()).trouble {
+                Some(trouble) if trouble.retry_at > self.now => self.wake(trouble.retry_at),
+                _ => self.push(Action::Resume(member.name().to_owned())),
+            },
             Life::Running { .. } => self.supervise(member),
             Life::Unknown => self.wake(self.now + ASK_AGAIN),
             Life::Ended(end) => match self.fate(member, &end) {
@@ -355,6 +373,11 @@ impl Planner<'_> {
         match self.life(member.name()) {
             Life::Fresh | Life::Ended(_) => return false,
             Life::Unknown => self.wake(self.now + ASK_AGAIN),
+            Life::Created
+                if self.seen.seen(member.name()).stopping.is_some_and(|stopping| stopping.kill_sent) =>
+            {
+                self.wake(self.now + ASK_AGAIN);
+            }
             Life::Created => self.push(Action::Signal(member.name().to_owned(), Signal::Kill)),
             Life::Running { .. } => {
                 let begun = self.seen.seen(member.name()).stopping.map(|stopping| stopping.since);
@@ -374,7 +397,9 @@ impl Planner<'_> {
         };
         let Stopping { hook, term_sent, kill_sent, .. } = stopping;
         if self.now >= deadline {
-            if !kill_sent {
+            if kill_sent {
+                self.wake(self.now + ASK_AGAIN);
+            } else {
                 self.push(Action::Signal(name.to_owned(), Signal::Kill));
             }
             return;

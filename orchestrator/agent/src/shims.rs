@@ -32,6 +32,9 @@ use crate::runtime::ShimKey;
 
 /// How long a shim may take until it answers.
 const START: Duration = Duration::from_secs(10);
+/// A shim that died sooner than this after its start is started again only after as long a pause: whatever kills it
+/// must not eat a core.
+const SETTLED: Duration = Duration::from_secs(1);
 /// Pause between two attempts to reach a shim that starts.
 const KNOCK: Duration = Duration::from_millis(2);
 
@@ -48,6 +51,7 @@ pub(crate) struct Shim {
     key: ShimKey,
     client: TaskClient,
     dead: CancellationToken,
+    since: tokio::time::Instant,
 }
 
 /// A shim that could not be reached, or a call that failed.
@@ -209,8 +213,11 @@ impl Shims {
         if let Some(shim) = slot.as_ref().filter(|shim| !shim.is_dead()) {
             return Some(shim.clone());
         }
-        *slot = self.find(key).await;
-        slot.clone()
+        let found = self.find(key).await;
+        if found.is_some() {
+            slot.clone_from(&found);
+        }
+        found
     }
 
     /// The shim; started where none runs. A wasm host is put into `netns`.
@@ -226,7 +233,12 @@ impl Shims {
         }
         let shim = match self.find(key).await {
             Some(shim) => shim,
-            None => self.start(key, netns).await?,
+            None => {
+                if slot.as_ref().is_some_and(|dead| dead.since.elapsed() < SETTLED) {
+                    tokio::time::sleep(SETTLED).await;
+                }
+                self.start(key, netns).await?
+            }
         };
         *slot = Some(shim.clone());
         Ok(shim)
@@ -347,7 +359,12 @@ impl Shims {
     /// Follows a process until it ends, and its exits.
     fn watch(self: &Arc<Self>, key: &ShimKey, pidfd: AsyncFd<OwnedFd>, child: Option<Child>) -> Arc<Shim> {
         let client = TaskClient::lazy(&self.socket(key));
-        let shim = Arc::new(Shim { key: key.clone(), client, dead: CancellationToken::new() });
+        let shim = Arc::new(Shim {
+            key: key.clone(),
+            client,
+            dead: CancellationToken::new(),
+            since: tokio::time::Instant::now(),
+        });
         let (followed, wakers) = (shim.clone(), self.wakers.clone());
         tokio::spawn(async move {
             tokio::select! {
@@ -363,6 +380,14 @@ impl Shims {
             wakers.wake_all();
         });
         shim
+    }
+
+    /// Makes this process count as the shim.
+    #[cfg(test)]
+    pub(crate) fn pretend_running(&self, key: &ShimKey) {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let file = ProcessFile { key: key.clone(), pid, start_time: start_time(pid).unwrap() };
+        write_atomically(&self.process_file(key), &serde_json::to_vec(&file).unwrap()).unwrap();
     }
 
     fn socket(&self, key: &ShimKey) -> PathBuf {

@@ -101,11 +101,12 @@ pub(crate) async fn start(worker: &mut Worker, container: &str) -> Result<(), St
 pub(crate) async fn run(worker: &mut Worker, container: &str) -> Result<(), StartError> {
     let record = worker.seen.record.containers.get(container).cloned().ok_or(StartError::NotPrepared)?;
     let pod = worker.desired.pod.clone();
-    let shim = worker.context.shims.ensure(&record.shim, None).await.map_err(StartError::Shim)?;
+    let sandbox = worker.seen.record.sandbox.clone();
+    let netns = sandbox.as_ref().and_then(|sandbox| sandbox.netns.as_deref());
+    let shim = worker.context.shims.ensure(&record.shim, netns).await.map_err(StartError::Shim)?;
     if !record.created {
         note_created(worker, container);
     }
-    let sandbox = worker.seen.record.sandbox.clone();
     if let (ShimKey::Shared(_) | ShimKey::Solo(_), Some(Sandbox { ip, netns: Some(netns), .. })) =
         (&record.shim, &sandbox)
         && worker.context.images.by_id(&record.image_id).is_some_and(|image| image.kind.serves_http())

@@ -71,6 +71,8 @@ pub(crate) enum Beside {
 pub(crate) enum Turn {
     /// Something was done: there may be more to do at once.
     Progress,
+    /// A step failed, or was skipped: what follows it in the plan is void, and it is planned again.
+    Interrupted,
     /// Nothing to do until something happens.
     Rest,
     /// The pod is gone.
@@ -118,8 +120,8 @@ impl Worker {
                 turns += 1;
                 match turn {
                     Turn::Gone => break,
-                    Turn::Progress if turns < TURNS => continue,
-                    Turn::Progress => tokio::time::sleep(BREATHER).await,
+                    Turn::Progress | Turn::Interrupted if turns < TURNS => continue,
+                    Turn::Progress | Turn::Interrupted => tokio::time::sleep(BREATHER).await,
                     Turn::Rest => self.wait(plan.wake).await,
                 }
                 turns = 0;
@@ -138,20 +140,31 @@ impl Worker {
     /// that no Service loses an endpoint.
     fn recall(&mut self) {
         let status = self.desired.pod.status.clone().unwrap_or_default();
-        let statuses = status.container_statuses.into_iter().flatten();
-        for status in statuses.chain(status.init_container_statuses.into_iter().flatten()) {
-            let known = self.seen.record.containers.get(&status.name).is_some_and(|record| record.created);
-            let Some(member) = member(&self.desired.pod, &status.name).filter(|_| known) else { continue };
+        let reported: Vec<_> = [status.container_statuses, status.init_container_statuses]
+            .into_iter()
+            .flatten()
+            .flatten()
+            .collect();
+        let pod = self.desired.pod.clone();
+        for (name, record) in &self.seen.record.containers {
+            let Some(member) = member(&pod, name).filter(|_| record.created && record.finished.is_none())
+            else {
+                continue;
+            };
             let mut probes = Probes::initial(member.container);
-            if status.started == Some(true) && probes.startup == Health::Pending {
+            let same_attempt = |count: i32| u32::try_from(count) == Ok(record.attempt);
+            let before =
+                reported.iter().find(|status| status.name == *name && same_attempt(status.restart_count));
+            let started = before.is_some_and(|status| status.started == Some(true));
+            if started && probes.startup == Health::Pending {
                 probes.startup = Health::Pass;
             }
-            if status.ready && probes.readiness == Health::Pending {
+            if before.is_some_and(|status| status.ready) && probes.readiness == Health::Pending {
                 probes.readiness = Health::Pass;
             }
-            let seen = self.seen.containers.entry(status.name).or_default();
+            let seen = self.seen.containers.entry(name.clone()).or_default();
             seen.probes = probes;
-            if status.started == Some(true) {
+            if started {
                 seen.post_start = Progress::Done;
             }
         }
@@ -161,6 +174,8 @@ impl Worker {
     async fn begin(&mut self) {
         if self.seen.record.started.is_none() {
             self.seen.record.started = Some(Timestamp::now());
+            // A pod that ended before this node's files were lost is not run again.
+            self.seen.record.released = self.has_ended();
             self.save();
         }
         let bytes = serde_json::to_vec(&*self.desired.pod).expect("a Pod is plain data");
@@ -180,6 +195,11 @@ impl Worker {
                 listeners.take_back(&shim, self.uid(), &ports).await;
             }
         }
+    }
+
+    fn has_ended(&self) -> bool {
+        let phase = self.desired.pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        matches!(phase, Some("Succeeded" | "Failed"))
     }
 
     /// One turn of the loop.
@@ -221,10 +241,23 @@ impl Worker {
                     }
                     Err(_) => Task::Unknown,
                 };
+                self.note_made(&name, &task);
                 self.seen.containers.entry(name).or_default().task = task;
             }
         }
         self.take_verdicts();
+    }
+
+    /// The agent may have been interrupted between a container's creation and writing that down.
+    fn note_made(&mut self, container: &str, task: &Task) {
+        if matches!(task, Task::Absent | Task::Unknown) {
+            return;
+        }
+        let record = self.seen.record.containers.get_mut(container);
+        if let Some(record) = record.filter(|record| !record.created) {
+            record.created = true;
+            self.save();
+        }
     }
 
     /// A wasm host that is gone took its containers along; the container shim is started to ask it.
@@ -254,6 +287,9 @@ impl Worker {
     }
 
     fn report(&mut self) {
+        if self.seen.record.released && self.seen.record.containers.is_empty() && !self.desired.ending() {
+            return; // what the API says of it is all there is
+        }
         let _span = info_span!("status").entered();
         let host = self.context.config.node_address.to_string();
         let status = crate::report::status(&self.desired, &self.seen, &host, Timestamp::now());
@@ -384,3 +420,6 @@ impl Worker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -154,6 +154,8 @@ fn tar_of(name: &str, content: &[u8]) -> Bytes {
     header.set_size(content.len() as u64);
     header.set_mode(0o755);
     header.set_mtime(0);
+    header.set_uid(0);
+    header.set_gid(0);
     let mut archive = tar::Builder::new(Vec::new());
     archive
         .append_data(&mut header, name, content)

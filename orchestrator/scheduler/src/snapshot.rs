@@ -4,6 +4,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use catamaran_api::quantity::Quantity;
+
 use crate::shape::{Amounts, HostPort, Shape, tagged};
 use crate::wire::{Node, Taint};
 
@@ -111,7 +113,8 @@ impl Snapshot {
     pub(crate) fn set_node(&mut self, node: Node) -> NodeChange {
         let id = self.id(node.metadata.name.as_deref().unwrap_or_default());
         let allocatable = Amounts::parse(&node.status.allocatable);
-        let pods = node.status.allocatable.get("pods").and_then(|pods| pods.parse().ok()).unwrap_or(0);
+        let pods = node.status.allocatable.get("pods").and_then(|pods| Quantity::parse(pods).ok());
+        let pods = pods.map_or(0, Quantity::value);
         let handlers: Vec<String> =
             node.status.runtime_handlers.into_iter().map(|handler| handler.name).collect();
         let labels: HashMap<String, String> = node.metadata.labels.unwrap_or_default().into_iter().collect();

@@ -7,11 +7,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// Annotation of a runtime specification without `linux.seccomp`: whether the shim's default profile
-/// holds (it does when the annotation is missing).
+/// Annotation of a runtime specification without `linux.seccomp`. As OCI has it, such a container is not
+/// filtered; with the value [`SECCOMP_DEFAULT`] the profile that the shim brings along holds.
 pub const SECCOMP_ANNOTATION: &str = "catamaran.dev/seccomp";
-/// Value of [`SECCOMP_ANNOTATION`]: no profile at all.
-pub const SECCOMP_UNCONFINED: &str = "unconfined";
+/// Value of [`SECCOMP_ANNOTATION`]: the shim's own profile, fitted to the container's capabilities.
+pub const SECCOMP_DEFAULT: &str = "default";
 
 /// Name of a container, unique on the node for as long as the shim remembers it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

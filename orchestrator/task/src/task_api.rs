@@ -16,10 +16,7 @@ use containerd_shim_protos::ttrpc::{self, Error as TtrpcError};
 use tokio::sync::watch;
 
 use crate::pods::{ExecSpec, Pods, TaskError};
-use crate::spec::{
-    ContainerId, ContainerSpec, Output, RootMount, Rootfs, SECCOMP_ANNOTATION, SECCOMP_UNCONFINED, SandboxId,
-    Stdin,
-};
+use crate::spec::{ContainerId, ContainerSpec, Output, RootMount, Rootfs, SandboxId, Stdin};
 use crate::status::{ContainerStatus, Exit, ExitReason, State};
 use crate::wire::{TASK_V2, TASK_V3, to_the_end};
 
@@ -226,7 +223,6 @@ fn container_spec(
     if let Some(process) = runtime_spec.process_mut() {
         process.set_terminal(Some(q.terminal));
     }
-    as_it_stands(&mut runtime_spec);
     let root = runtime_spec.root().as_ref().map_or_else(|| PathBuf::from("rootfs"), |r| r.path().clone());
     let target = bundle.join(root);
     let annotations = runtime_spec.annotations().as_ref();
@@ -248,20 +244,6 @@ fn container_spec(
     let stdin = if q.stdin.is_empty() { Stdin::Null } else { Stdin::Fifo(q.stdin.clone()) };
     let id = ContainerId(q.id.clone());
     Ok(ContainerSpec { id, sandbox: SandboxId(sandbox), runtime_spec, rootfs, output, stdin, wasm: None })
-}
-
-/// A bundle's specification is complete: what it leaves out is not wanted.
-fn as_it_stands(spec: &mut oci_spec::runtime::Spec) {
-    let mut unconfined = false;
-    if let Some(linux) = spec.linux_mut() {
-        unconfined = linux.seccomp().is_none();
-        linux.masked_paths_mut().get_or_insert_default();
-        linux.readonly_paths_mut().get_or_insert_default();
-    }
-    if unconfined {
-        let annotations = spec.annotations_mut().get_or_insert_default();
-        annotations.insert(SECCOMP_ANNOTATION.into(), SECCOMP_UNCONFINED.into());
-    }
 }
 
 fn lost(error: &TaskError) -> Exit {

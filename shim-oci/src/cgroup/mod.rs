@@ -1,6 +1,6 @@
 //! Control groups: v1, v2, and the hybrid of both (v1 controllers, and the unified tree beside them
 //! for kill, freeze and births inside it). Made, limited, read, joined and removed by plain files
-//! (`orchestrator/decisions/0003`).
+//! (`orchestrator/decisions/0004`).
 
 mod devices;
 mod layout;
@@ -88,11 +88,19 @@ impl Cgroup {
         Ok(Self { layout: Arc::clone(layout), path: trimmed.to_owned() })
     }
 
-    /// Makes the directories and sets the limits. What exists already is used as it is.
+    /// Its path below the root of each hierarchy.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Makes the directories and sets the limits. What an earlier container left there is made anew: its
+    /// counters would count for this one.
     pub(crate) fn create(&self, resources: Option<&LinuxResources>) -> Result<(), CgroupError> {
         let used = self.layout.used(resources);
         for hierarchy in &used {
             let directory = hierarchy.join(&self.path);
+            // Not there, mostly; what is busy stays as it is.
+            let _ = fs::remove_dir(&directory);
             match fs::create_dir(&directory) {
                 Ok(()) => {}
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
@@ -240,19 +248,29 @@ impl Cgroup {
     }
 
     /// Removes it everywhere, with groups that the container made inside, and parents that are empty
-    /// then. What still runs inside is killed. Blocks up to two seconds.
+    /// then, up to the topmost, which stays for the next. What still runs inside is killed. Blocks up to
+    /// two seconds.
     pub(crate) fn remove(&self) -> Result<(), CgroupError> {
         for hierarchy in self.layout.all_hierarchies() {
             let directory = hierarchy.join(&self.path);
             self.remove_directory(&directory)
                 .map_err(|source| CgroupError::Make { path: directory.clone(), source })?;
-            for parent in directory.ancestors().skip(1).take_while(|p| *p != hierarchy) {
+            let kept = self.path.split('/').next().map_or(hierarchy.clone(), |top| hierarchy.join(top));
+            for parent in directory.ancestors().skip(1).take_while(|p| *p != hierarchy && *p != kept) {
                 if fs::remove_dir(parent).is_err() {
                     break;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Removes the group at the top, where it is empty.
+    pub(crate) fn remove_top(layout: &Layout, name: &str) {
+        for hierarchy in layout.all_hierarchies() {
+            // In use by another shim, or never made.
+            let _ = fs::remove_dir(hierarchy.join(name));
+        }
     }
 
     fn remove_directory(&self, directory: &Path) -> io::Result<()> {

@@ -281,14 +281,17 @@ impl Builder {
     }
 
     fn root(&mut self, spec: &Spec, rootfs: &Rootfs) -> Result<(), Invalid> {
+        let shared = propagation(spec)? & libc::MS_SHARED as u64 != 0;
         let at = match rootfs {
+            // Where mounts spread to the node, the root's own must not: it goes over the node's /proc,
+            // which is not needed any more and can be private without taking volumes along.
+            Rootfs::Overlay { .. } if shared => PathBuf::from("/proc"),
             Rootfs::Overlay { scratch, .. } => scratch.join("rootfs"),
             Rootfs::Directory(path) | Rootfs::Mounts { target: path, .. } => path.clone(),
             Rootfs::None => return invalid("a container needs a root file system"),
         };
-        if propagation(spec)? & libc::MS_SHARED as u64 != 0 {
-            // Else the root's own mount would spread to the node, and pivot_root would refuse.
-            let ancestors = at.ancestors().map(|a| path_string(a)).collect::<Result<_, _>>()?;
+        if shared {
+            let ancestors = at.ancestors().map(path_string).collect::<Result<_, _>>()?;
             self.push(Op::PrivateParent(ancestors));
         }
         let at = path_string(&at)?;

@@ -83,6 +83,18 @@ impl Gate {
         &self.0
     }
 
+    /// Whether nobody waits behind it: the process runs its program, or has ended.
+    pub(crate) fn is_passed(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let mut watched = [PollFd::new(&self.0, PollFlags::IN)];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let [watched] = match poll(&mut watched, Some(&at_once)) {
+            Ok(_) => watched,
+            Err(_) => return false,
+        };
+        watched.revents().contains(PollFlags::HUP)
+    }
+
     /// Lets the child run its program and waits until it does. Blocks for a fraction of a millisecond.
     /// A second call, by a shim that was restarted in between, is harmless.
     pub(crate) fn open(&self, describe: impl Fn(u16, u16) -> String) -> Result<(), LaunchError> {

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{Container, SeccompProfile};
 use serde_json::{Value, json};
 
-use super::{Input, seccomp};
+use super::Input;
 use crate::members::spec;
 
 /// The fourteen capabilities a container has unless its spec says otherwise.
@@ -61,7 +61,16 @@ pub(super) struct Security {
     pub(super) no_new_privileges: bool,
     /// `process.capabilities`.
     pub(super) capabilities: Value,
-    pub(super) seccomp: Option<Value>,
+    pub(super) seccomp: Seccomp,
+}
+
+/// Which system calls a container may make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seccomp {
+    /// Those of the shim's profile, fitted to the container's capabilities.
+    Default,
+    /// All.
+    Unconfined,
 }
 
 pub(super) fn of(input: &Input<'_>) -> Security {
@@ -78,7 +87,7 @@ pub(super) fn of(input: &Input<'_>) -> Security {
         privileged,
         read_only_root: context.read_only_root_filesystem == Some(true),
         no_new_privileges: !may_gain,
-        seccomp: if privileged { None } else { seccomp_profile(input, &granted) },
+        seccomp: if privileged { Seccomp::Unconfined } else { seccomp(input) },
         capabilities: json!({
             "bounding": granted, "effective": effective, "permitted": effective, "inheritable": [], "ambient": [],
         }),
@@ -113,16 +122,16 @@ fn capabilities(container: &Container) -> Vec<String> {
     granted
 }
 
-/// The runtime's default profile unless the container or the pod says `Unconfined`.
-fn seccomp_profile(input: &Input<'_>, granted: &[String]) -> Option<Value> {
+/// The shim's own profile, unless the container or the pod says `Unconfined`.
+fn seccomp(input: &Input<'_>) -> Seccomp {
     let of_container =
         input.container.security_context.as_ref().and_then(|context| context.seccomp_profile.as_ref());
     let of_pod =
         spec(input.pod).security_context.as_ref().and_then(|context| context.seccomp_profile.as_ref());
     let profile: Option<&SeccompProfile> = of_container.or(of_pod);
     match profile.map(|profile| profile.type_.as_str()) {
-        Some("Unconfined") => None,
-        _ => Some(seccomp::default_profile(granted)),
+        Some("Unconfined") => Seccomp::Unconfined,
+        _ => Seccomp::Default,
     }
 }
 

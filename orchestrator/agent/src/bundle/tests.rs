@@ -109,14 +109,14 @@ fn it_may_little_unless_more_is_granted() {
     let granted = linux(set_uid).runtime_spec;
     assert_eq!(granted.process().as_ref().unwrap().no_new_privileges(), Some(false));
     assert_eq!(granted.root().as_ref().unwrap().readonly(), Some(true));
-    let confined = linux(json!({"name": "c"})).runtime_spec.linux().clone().unwrap();
-    assert!(confined.seccomp().is_some() && !confined.masked_paths().as_ref().unwrap().is_empty());
-    let free = linux(json!({"name": "c", "securityContext": {"privileged": true}}))
-        .runtime_spec
-        .linux()
-        .clone()
-        .unwrap();
-    assert!(free.seccomp().is_none() && free.masked_paths().is_none());
+    let confined = linux(json!({"name": "c"})).runtime_spec;
+    let profile = |spec: &Spec| spec.annotations().clone().unwrap().get(SECCOMP_ANNOTATION).cloned();
+    assert_eq!(profile(&confined).as_deref(), Some(SECCOMP_DEFAULT));
+    assert!(!confined.linux().clone().unwrap().masked_paths().clone().unwrap().is_empty());
+    let free = linux(json!({"name": "c", "securityContext": {"privileged": true}})).runtime_spec;
+    assert!(profile(&free).is_none() && free.linux().clone().unwrap().masked_paths().is_none());
+    let unconfined = json!({"name": "c", "securityContext": {"seccompProfile": {"type": "Unconfined"}}});
+    assert_eq!(profile(&linux(unconfined).runtime_spec), None);
 }
 
 #[test]

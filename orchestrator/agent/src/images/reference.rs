@@ -46,7 +46,7 @@ mod tests {
         for (name, expected) in table {
             assert_eq!(normalize(name).unwrap(), expected);
         }
-        for wrong in ["", "UPPER/case", "a b", "localhost:5000/", "x:"] {
+        for wrong in ["", "localhost:5000/UPPER", "a b", "localhost:5000/", "x:"] {
             assert!(matches!(normalize(wrong), Err(PullError::Name { .. })), "{wrong:?}");
         }
     }

@@ -274,11 +274,14 @@ fn make(entry: &mut Entry<'_, impl Read>, at: &Spot) -> io::Result<()> {
 }
 
 fn node(entry: &Entry<'_, impl Read>, at: &Spot, kind: EntryType) -> io::Result<()> {
-    let major = entry.header().device_major()?.unwrap_or(0);
-    let minor = entry.header().device_minor()?.unwrap_or(0);
+    let header = entry.header();
+    let device = || -> io::Result<u64> {
+        let (major, minor) = (header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0));
+        Ok(rustix::fs::makedev(major, minor))
+    };
     let (kind, device) = match kind {
-        EntryType::Char => (FileType::CharacterDevice, rustix::fs::makedev(major, minor)),
-        EntryType::Block => (FileType::BlockDevice, rustix::fs::makedev(major, minor)),
+        EntryType::Char => (FileType::CharacterDevice, device()?),
+        EntryType::Block => (FileType::BlockDevice, device()?),
         _ => (FileType::Fifo, 0),
     };
     Ok(mknodat(&at.directory, &at.name, kind, Mode::from_raw_mode(0o600), device)?)
@@ -305,10 +308,18 @@ fn attributes(entry: &mut Entry<'_, impl Read>, at: &Spot) -> io::Result<()> {
 }
 
 fn owner(entry: &Entry<'_, impl Read>) -> io::Result<(Uid, Gid)> {
-    let id = |value: u64| {
-        u32::try_from(value).map_err(|_| io::Error::other(format!("{value} is no user or group id")))
+    let header = entry.header();
+    // A field that nobody filled in means root.
+    let blank = |field: &[u8]| field.iter().all(|byte| matches!(byte, 0 | b' '));
+    let id = |field: &[u8], value: io::Result<u64>| match value {
+        Err(_) if blank(field) => Ok(0),
+        value => {
+            let value = value?;
+            u32::try_from(value).map_err(|_| io::Error::other(format!("{value} is no user or group id")))
+        }
     };
-    Ok((Uid::from_raw(id(entry.header().uid()?)?), Gid::from_raw(id(entry.header().gid()?)?)))
+    let (uid, gid) = (id(&header.as_old().uid, header.uid())?, id(&header.as_old().gid, header.gid())?);
+    Ok((Uid::from_raw(uid), Gid::from_raw(gid)))
 }
 
 fn mode(entry: &Entry<'_, impl Read>) -> io::Result<Mode> {

@@ -1,25 +1,33 @@
 //! `/portForward/NAMESPACE/POD?ports=…` over numbered channels: channel 2i carries the data of the i-th port, 2i + 1
 //! its errors; the first message of each is the port, two bytes, little endian.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Path, Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use bytes::Bytes;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::channels::{Incoming, Receiver, Sender, Version, upgrade};
 use super::{Refusal, find_pod};
 use crate::context::Context;
+use crate::record::Sandbox;
+use crate::runtime::Place;
 
 /// Pieces that wait for a slow client.
 const WAITING: usize = 32;
+/// How long a port may take to answer.
+const DIAL: Duration = Duration::from_secs(10);
 /// More ports have no channel.
 const MOST_PORTS: usize = 127;
 
@@ -36,9 +44,8 @@ pub(super) async fn serve(
         return Err(bad("query parameter \"ports\" is required"));
     }
     let (_, record) = find_pod(&context, &namespace, &pod)?;
-    let ip = record.ip().filter(|_| !record.released).ok_or_else(|| bad("the pod is not running"))?;
-    let addresses: Vec<SocketAddr> = ports.into_iter().map(|port| SocketAddr::from((ip, port))).collect();
-    upgrade(request, &[Version::V4], move |_, sender, receiver| forward(addresses, sender, receiver))
+    let sandbox = record.sandbox.filter(|_| !record.released).ok_or_else(|| bad("the pod is not running"))?;
+    upgrade(request, &[Version::V4], move |_, sender, receiver| forward(sandbox, ports, sender, receiver))
 }
 
 /// `ports=80&ports=443` or `ports=80,443`.
@@ -48,25 +55,48 @@ fn ports(query: &[(String, String)]) -> Option<Vec<u16>> {
     numbers.map(|number| number.trim().parse().ok().filter(|port| *port > 0)).collect()
 }
 
-async fn forward(addresses: Vec<SocketAddr>, mut sender: Sender, mut receiver: Receiver) {
+/// Connects to a port of the pod: to its loopback address, as a program in the pod would, else to its own.
+async fn dial(sandbox: &Sandbox, port: u16) -> io::Result<TcpStream> {
+    let own = SocketAddr::from((sandbox.ip, port));
+    let (Place::Own, Some(netns)) = (&sandbox.place, sandbox.netns.clone()) else {
+        return TcpStream::connect(own).await;
+    };
+    // A thread of its own: it stays in the pod's namespace until it ends.
+    let (to, from) = oneshot::channel::<io::Result<std::net::TcpStream>>();
+    std::thread::Builder::new().name("port-forward".into()).spawn(move || {
+        let connect = || {
+            let netns = std::fs::File::open(netns)?;
+            move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?;
+            let stream = std::net::TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, port).into(), DIAL);
+            let stream = stream.or_else(|_| std::net::TcpStream::connect_timeout(&own, DIAL))?;
+            stream.set_nonblocking(true)?;
+            Ok(stream)
+        };
+        // The client may have gone meanwhile.
+        let _ = to.send(connect());
+    })?;
+    TcpStream::from_std(from.await.map_err(io::Error::other)??)
+}
+
+async fn forward(sandbox: Sandbox, ports: Vec<u16>, mut sender: Sender, mut receiver: Receiver) {
     let (to, mut from) = mpsc::channel::<(u8, Bytes)>(WAITING);
     let mut tasks = JoinSet::new();
     let mut writers: Vec<Option<OwnedWriteHalf>> = Vec::new();
-    for (number, address) in addresses.iter().enumerate() {
+    for (number, port) in ports.into_iter().enumerate() {
         let channel = u8::try_from(number * 2).unwrap_or(u8::MAX - 1);
         for channel in [channel, channel + 1] {
-            if sender.send(channel, &address.port().to_le_bytes()).await.is_err() {
+            if sender.send(channel, &port.to_le_bytes()).await.is_err() {
                 return;
             }
         }
-        match TcpStream::connect(address).await {
+        match dial(&sandbox, port).await {
             Ok(stream) => {
                 let (reader, writer) = stream.into_split();
                 tasks.spawn(copy(reader, channel, to.clone()));
                 writers.push(Some(writer));
             }
             Err(error) => {
-                let text = format!("failed to connect to port {}: {error}", address.port());
+                let text = format!("failed to connect to port {port}: {error}");
                 if sender.send(channel + 1, text.as_bytes()).await.is_err() {
                     return;
                 }

@@ -89,6 +89,8 @@ pub enum Routed {
 #[derive(Clone)]
 pub struct Network {
     work: Arc<Work>,
+    /// Held while a wasm host's namespace is looked for or made: two pods of a new domain come at once.
+    hosts: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Network {
@@ -97,7 +99,7 @@ impl Network {
     pub async fn open(config: NetworkConfig) -> Result<Self, NetworkError> {
         let work = Arc::new(Work::open(config).await?);
         work::keep_pool_filled(&work);
-        Ok(Self { work })
+        Ok(Self { work, hosts: Arc::default() })
     }
 
     /// The node's own address: the first of its first block. Node InternalIP, API, DNS and agent are there.
@@ -135,6 +137,7 @@ impl Network {
     /// Makes the namespace of a trust domain, or finds it, and tells where it is.
     pub async fn wasm_host(&self, domain: &str) -> Result<PathBuf, NetworkError> {
         records::checked(domain)?;
+        let _alone = self.hosts.lock().await;
         if let Some(path) = self.work.host_path(domain) {
             return Ok(path);
         }
