@@ -1,5 +1,7 @@
 //! What a container sees and may do, asked from inside and from the kernel. Needs root.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::path::Path;
@@ -211,7 +213,10 @@ async fn shared_mounts_reach_the_node_and_the_root_does_not() {
     let pid = shim.run(spec).await.pid;
     let now = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     let own = shim.path("");
-    assert!(!now.contains(own.to_str().unwrap().trim_end_matches('/')), "its own mounts reached the node: {now}");
+    assert!(
+        !now.contains(own.to_str().unwrap().trim_end_matches('/')),
+        "its own mounts reached the node: {now}"
+    );
     let inside = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap();
     let mounted = inside.lines().find(|line| line.split(' ').nth(4) == Some("/v")).unwrap();
     assert!(mounted.contains(" shared:"), "{mounted}");
@@ -242,7 +247,7 @@ async fn links_do_not_lead_out_of_the_root() {
     });
     let result = shim.client.create(vec![spec]).await.remove(0);
     assert!(std::fs::read_dir(&outside).unwrap().next().is_none(), "something was made outside");
-    let error = result.err().expect("a dangling link cannot be a mount point").to_string();
+    let error = result.expect_err("a dangling link cannot be a mount point").to_string();
     assert!(error.contains("/escape/here"), "{error}");
     // A /proc that is a link is refused: it would not be hidden where it is expected.
     std::os::unix::fs::symlink("/data", shim.path("layers/top/proc")).unwrap();

@@ -1,5 +1,7 @@
 //! The worker is killed at any moment, the keeper too: containers do not notice. Needs root.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::time::Duration;

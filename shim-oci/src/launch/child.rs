@@ -426,7 +426,7 @@ impl Child {
         }
         sys::send_fd(self.socket, &Report::Terminal.to_bytes(), master)?;
         sys::close(master);
-        sys::ioctl(slave, libc::TIOCSCTTY as u64, 0)?;
+        sys::ioctl(slave, libc::TIOCSCTTY, 0)?;
         for number in 0..3 {
             sys::dup_onto(slave, number)?;
         }
@@ -451,7 +451,7 @@ fn set_size(terminal: RawFd, (width, height): (u16, u16)) -> Sys<()> {
         return Ok(());
     }
     let size = libc::winsize { ws_row: height, ws_col: width, ws_xpixel: 0, ws_ypixel: 0 };
-    sys::ioctl(terminal, libc::TIOCSWINSZ as u64, (&raw const size) as u64).map(drop)
+    sys::ioctl(terminal, libc::TIOCSWINSZ, (&raw const size) as u64).map(drop)
 }
 
 /// Who the program runs as.
@@ -467,9 +467,7 @@ fn credentials(op: &Op) -> Sys<()> {
         Op::Capabilities { effective, permitted, inheritable } => {
             sys::capset(*effective, *permitted, *inheritable)
         }
-        Op::AmbientSet(set) => {
-            (0..64).filter(|bit| set >> bit & 1 == 1).try_for_each(|bit| sys::ambient_raise(bit))
-        }
+        Op::AmbientSet(set) => (0..64).filter(|bit| set >> bit & 1 == 1).try_for_each(sys::ambient_raise),
         Op::Chdir(path) => {
             sys::chdir(path)?;
             if sys::cwd_is_inside()? { Ok(()) } else { Err(libc::EACCES) }

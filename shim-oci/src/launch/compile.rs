@@ -257,10 +257,10 @@ impl Builder {
     ) -> Result<(), Invalid> {
         // Slave: what the node unmounts goes away in here too, what we mount stays in here.
         let inherited = match propagation(spec)? {
-            0 => libc::MS_SLAVE as u64,
+            0 => libc::MS_SLAVE,
             asked => asked,
         };
-        self.push(Op::Propagation(inherited | libc::MS_REC as u64));
+        self.push(Op::Propagation(inherited | libc::MS_REC));
         self.root(spec, rootfs)?;
         self.push(Op::Umask(0));
         let mut own_dev = false;
@@ -281,7 +281,7 @@ impl Builder {
     }
 
     fn root(&mut self, spec: &Spec, rootfs: &Rootfs) -> Result<(), Invalid> {
-        let shared = propagation(spec)? & libc::MS_SHARED as u64 != 0;
+        let shared = propagation(spec)? & libc::MS_SHARED != 0;
         let at = match rootfs {
             // Where mounts spread to the node, the root's own must not: it goes over the node's /proc,
             // which is not needed any more and can be private without taking volumes along.
@@ -350,7 +350,7 @@ impl Builder {
         let about = std::fs::metadata(path).map_err(|e| Invalid(format!("{}: {e}", path.display())))?;
         let kind = if about.is_dir() { PointKind::Directory } else { PointKind::File };
         if !options.has_propagation() {
-            options.recursive.propagation = libc::MS_PRIVATE as u64;
+            options.recursive.propagation = libc::MS_PRIVATE;
         }
         let recursive = options.bind == Bind::WithAllBelow;
         let source = Source::Bind { path: path_string(path)?, recursive };
@@ -370,7 +370,7 @@ impl Builder {
             set: options.own.set | attr::NOSUID | attr::NODEV | attr::NOEXEC,
             ..MountAttr::default()
         };
-        let private = MountAttr { propagation: libc::MS_PRIVATE as u64, ..MountAttr::default() };
+        let private = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
         let bind = |name: &str, path: &Path| -> Result<Op, Invalid> {
             let at = if name.is_empty() { destination.to_owned() } else { format!("{destination}/{name}") };
             let source = Source::Bind { path: path_string(path)?, recursive: false };
@@ -400,7 +400,7 @@ impl Builder {
 
     fn bind_sysfs(&mut self, destination: &str, options: &MountOptions) -> Result<(), Invalid> {
         let source = Source::Bind { path: c"/sys".into(), recursive: true };
-        let recursive = MountAttr { set: options.own.set, propagation: libc::MS_SLAVE as u64, ..options.own };
+        let recursive = MountAttr { set: options.own.set, propagation: libc::MS_SLAVE, ..options.own };
         let at = point(destination, PointKind::Directory)?;
         self.push(Op::Mount { source, attributes: MountAttr::default(), recursive, at });
         Ok(())
@@ -476,7 +476,7 @@ impl Builder {
         let attributes = MountAttr { set: if read_only { attr::RDONLY } else { 0 }, ..MountAttr::default() };
         let propagation = match propagation(spec)? {
             0 => 0,
-            flags => flags | libc::MS_REC as u64,
+            flags => flags | libc::MS_REC,
         };
         if read_only || propagation != 0 {
             self.push(Op::RootAttributes { attributes, propagation });
@@ -489,10 +489,10 @@ fn propagation(spec: &Spec) -> Result<u64, Invalid> {
     let name = spec.linux().as_ref().and_then(|l| l.rootfs_propagation().clone()).unwrap_or_default();
     Ok(match name.trim_start_matches('r') {
         "" => 0,
-        "private" => libc::MS_PRIVATE as u64,
-        "slave" => libc::MS_SLAVE as u64,
-        "shared" => libc::MS_SHARED as u64,
-        "unbindable" => libc::MS_UNBINDABLE as u64,
+        "private" => libc::MS_PRIVATE,
+        "slave" => libc::MS_SLAVE,
+        "shared" => libc::MS_SHARED,
+        "unbindable" => libc::MS_UNBINDABLE,
         _ => return invalid(format!("rootfsPropagation {name:?} is not known")),
     })
 }

@@ -78,7 +78,7 @@ fn propagation(parsed: &mut MountOptions, option: &str) -> bool {
         "unbindable" => libc::MS_UNBINDABLE,
         _ => return false,
     };
-    attributes.propagation = flag as u64;
+    attributes.propagation = flag;
     true
 }
 
@@ -152,7 +152,7 @@ mod tests {
         let volume = of("rbind,rprivate,ro");
         assert_eq!(volume.bind, Bind::WithAllBelow);
         assert_eq!(volume.own.set, attr::RDONLY);
-        assert_eq!(volume.recursive.propagation, libc::MS_PRIVATE as u64);
+        assert_eq!(volume.recursive.propagation, libc::MS_PRIVATE);
         assert_eq!(of("rbind,rro,rslave").recursive.set, attr::RDONLY);
         assert_eq!(of("bind,rw").own.clear, attr::RDONLY);
         assert_eq!(of("relatime").recursive, MountAttr::default());

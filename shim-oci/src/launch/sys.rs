@@ -338,7 +338,7 @@ pub(crate) fn pivot_root(root: RawFd) -> Sys<()> {
     // SAFETY: both strings end with NUL.
     check(unsafe { libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) })?;
     // What is mounted over here is the old root; slave, so that unmounting it stays in here.
-    mount(None, c".", None, (libc::MS_SLAVE | libc::MS_REC) as u64, None)?;
+    mount(None, c".", None, libc::MS_SLAVE | libc::MS_REC, None)?;
     // SAFETY: the string ends with NUL.
     check(unsafe { libc::syscall(libc::SYS_umount2, c".".as_ptr(), libc::MNT_DETACH) })?;
     chdir(c"/")
@@ -417,7 +417,7 @@ pub(crate) fn terminal_peer(master: RawFd) -> Sys<RawFd> {
     // SAFETY: TIOCSPTLCK reads an int.
     check(unsafe { libc::syscall(libc::SYS_ioctl, master, libc::TIOCSPTLCK, &raw const unlock) })?;
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
-    ioctl(master, libc::TIOCGPTPEER as u64, flags as u64).map(|fd| fd as RawFd)
+    ioctl(master, libc::TIOCGPTPEER, flags as u64).map(|fd| fd as RawFd)
 }
 
 /// Sends `packet` with a descriptor.
