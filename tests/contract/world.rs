@@ -52,7 +52,7 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let server = Server::new(ServerConfig::new(dir.path()), Arc::new(MemoryStore::new())).unwrap();
         server.bootstrap().await.unwrap();
-        let client = Client::new(server.service(UserInfo::component("kube-scheduler")), "default");
+        let client = Client::new(server.service(UserInfo::component("system:kube-scheduler")), "default");
         let scheduler = tokio::spawn(async move {
             catamaran_scheduler::run(client, std::future::pending()).await.unwrap();
         });
@@ -72,8 +72,10 @@ impl World {
     }
 
     pub(crate) fn start_controllers(&mut self) {
-        let client =
-            Client::new(self.server.service(UserInfo::component("kube-controller-manager")), "default");
+        let client = Client::new(
+            self.server.service(UserInfo::component("system:kube-controller-manager")),
+            "default",
+        );
         let config = catamaran_controllers::Config {
             node_grace: self.grace,
             ..catamaran_controllers::Config::new(self.server.ca_pem())

@@ -30,7 +30,10 @@ fn main() {
 /// What the disk does without a store: one preallocated file, written and synced again and again.
 fn disk(directory: &Path) -> f64 {
     let mut file = std::fs::File::create(directory.join("raw")).expect("a file");
-    file.write_all(&vec![0; 64 << 20]).and_then(|()| file.sync_all()).and_then(|()| file.rewind()).expect("room");
+    file.write_all(&vec![0; 64 << 20])
+        .and_then(|()| file.sync_all())
+        .and_then(|()| file.rewind())
+        .expect("room");
     let (start, mut count) = (Instant::now(), 0_u32);
     while start.elapsed() < TIME {
         file.write_all(&[1; VALUE]).and_then(|()| file.sync_data()).expect("a write");

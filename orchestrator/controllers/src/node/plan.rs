@@ -190,12 +190,7 @@ mod tests {
                 Ready::True,
                 Some(&["own:NoSchedule", "unschedulable:NoSchedule"]),
             ),
-            (
-                node(None, &[], false),
-                short,
-                Ready::Unsaid,
-                Some(&["not-ready:NoSchedule"]),
-            ),
+            (node(None, &[], false), short, Ready::Unsaid, Some(&["not-ready:NoSchedule"])),
         ];
         for (at, (node, silence, ready, taints)) in table.into_iter().enumerate() {
             let plan = plan(&node, silence, GRACE, now);
