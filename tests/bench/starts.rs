@@ -31,8 +31,8 @@ pub(crate) async fn report(cluster: &Cluster) {
 async fn measure(pods: &Api<Pod>, kind: &str, image: &str) -> Vec<Duration> {
     let labels = ListParams::default().labels(&format!("bench={kind}"));
     let version = pods.list(&labels).await.expect("a list").metadata.resource_version.unwrap_or_default();
-    let watch = pods.watch(&WatchParams::default().labels(&format!("bench={kind}")), &version);
-    let mut watch = watch.await.expect("a watch").boxed();
+    let selected = WatchParams::default().labels(&format!("bench={kind}"));
+    let mut watch = pods.watch(&selected, &version).await.expect("a watch").boxed();
     let seen = tokio::spawn(async move {
         let mut running = HashMap::new();
         while running.len() < PODS

@@ -144,7 +144,7 @@ async fn controllers_that_are_killed_create_nothing_twice() {
     deployments.create(&PostParams::default(), &deployment("web", 60)).await.unwrap();
     for pause in [3, 11, 23, 41, 67] {
         tokio::time::sleep(Duration::from_millis(pause)).await;
-        world.kill_controllers();
+        world.kill_controllers().await;
         world.start_controllers();
     }
     wait_until("sixty pods are available", || async { is_rolled_out(&deployments, "web", 60).await }).await;

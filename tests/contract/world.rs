@@ -14,6 +14,7 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::runtime::watcher;
 use kube::{ResourceExt, client};
 use serde_json::json;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 /// How long a condition may take to become true.
@@ -22,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The cluster.
 pub(crate) struct World {
     server: Server,
-    controllers: Option<JoinHandle<()>>,
+    controllers: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
     scheduler: JoinHandle<()>,
     grace: Duration,
     _dir: tempfile::TempDir,
@@ -80,25 +81,28 @@ impl World {
             node_grace: self.grace,
             ..catamaran_controllers::Config::new(self.server.ca_pem())
         };
-        self.controllers = Some(tokio::spawn(async move {
-            catamaran_controllers::run(client, config, std::future::pending()).await.unwrap();
-        }));
+        let (stop, stopped) = oneshot::channel();
+        let running = tokio::spawn(async move {
+            let stopped = async { drop(stopped.await) };
+            catamaran_controllers::run(client, config, stopped).await.unwrap();
+        });
+        self.controllers = Some((stop, running));
     }
 
-    /// Ends the controllers wherever they are.
-    pub(crate) fn kill_controllers(&mut self) {
-        if let Some(controllers) = self.controllers.take() {
-            controllers.abort();
+    /// Ends the controllers wherever they are, as a kill does: nothing of them runs when this returns.
+    pub(crate) async fn kill_controllers(&mut self) {
+        if let Some((stop, running)) = self.controllers.take() {
+            drop(stop);
+            running.await.unwrap();
         }
     }
 
     pub(crate) async fn stop(mut self) {
         assert!(!self.scheduler.is_finished(), "the scheduler ended by itself");
         self.scheduler.abort();
-        if let Some(controllers) = self.controllers.take() {
-            assert!(!controllers.is_finished(), "the controllers ended by themselves");
-            controllers.abort();
-        }
+        let ended = self.controllers.as_ref().is_some_and(|(_, running)| running.is_finished());
+        assert!(!ended, "the controllers ended by themselves");
+        self.kill_controllers().await;
     }
 
     /// Plays a node that is ready, renews its lease and runs every pod at once.

@@ -1,11 +1,15 @@
 //! Takes keys from a queue, reconciles them side by side, retries what failed; and a supervised set of tasks.
 
+use std::any::Any;
 use std::error::Error;
 use std::fmt::Display;
 use std::future::Future;
 use std::hash::Hash;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use tokio::task::JoinSet;
 use tracing::{Instrument, debug, info_span, warn};
 
@@ -24,66 +28,54 @@ pub enum Outcome {
 /// Reconciles the keys of `queue`, up to `workers` at a time, forever. Each call runs in a span `reconcile`.
 ///
 /// An error or a panic of one key is logged and tried again with back-off; it stops nobody else.
-/// Dropping the future stops all calls at their next await.
+///
+/// The calls belong to the returned future and are not tasks of their own: when it is dropped they are gone at
+/// once. A successor that starts then never meets a write of its predecessor after its own first list.
 pub async fn run<K, E, F, R>(controller: &'static str, queue: Queue<K>, workers: usize, reconcile: F)
 where
-    K: Hash + Eq + Clone + Display + Send + 'static,
-    E: Error + Send + 'static,
+    K: Hash + Eq + Clone + Display,
+    E: Error + 'static,
     F: Fn(K) -> R,
-    R: Future<Output = Result<Outcome, E>> + Send + 'static,
+    R: Future<Output = Result<Outcome, E>>,
 {
-    let mut calls: JoinSet<()> = JoinSet::new();
+    let mut calls = FuturesUnordered::new();
     loop {
-        while calls.len() >= workers.max(1) {
-            calls.join_next().await;
-        }
-        let key = tokio::select! {
-            key = queue.next() => key,
-            Some(_) = calls.join_next() => continue,
-        };
-        let span = info_span!("reconcile", controller, key = %key);
-        let call = reconcile(key.clone());
-        let work = Work { controller, queue: queue.clone(), key: Some(key) };
-        calls.spawn(async move { work.settle(call.await) }.instrument(span));
-    }
-}
-
-/// One call in progress. When it is dropped before it is settled (a panic, or a shutdown) its key counts as
-/// failed, so that it is not stuck for ever.
-struct Work<K: Hash + Eq + Clone + Display> {
-    controller: &'static str,
-    queue: Queue<K>,
-    key: Option<K>,
-}
-
-impl<K: Hash + Eq + Clone + Display> Work<K> {
-    fn settle<E: Error + 'static>(mut self, result: Result<Outcome, E>) {
-        let key = self.key.take().expect("a call is settled once");
-        match result {
-            Ok(Outcome::Done) => self.queue.done(&key),
-            Ok(Outcome::After(delay)) => {
-                self.queue.add_after(key.clone(), delay);
-                self.queue.done(&key);
-            }
-            Err(error) => {
-                let delay = self.queue.failed(&key);
-                if is_transient(&error) {
-                    debug!(error = %Chain(&error), ?delay, "tried again later");
-                } else {
-                    warn!(controller = self.controller, %key, error = %Chain(&error), ?delay, "reconciling failed");
-                }
+        tokio::select! {
+            Some(()) = calls.next(), if !calls.is_empty() => {}
+            key = queue.next(), if calls.len() < workers.max(1) => {
+                let span = info_span!("reconcile", controller, key = %key);
+                let call = AssertUnwindSafe(reconcile(key.clone())).catch_unwind();
+                let queue = &queue;
+                calls.push(async move { settle(controller, queue, &key, call.await) }.instrument(span));
             }
         }
     }
 }
 
-impl<K: Hash + Eq + Clone + Display> Drop for Work<K> {
-    fn drop(&mut self) {
-        if let Some(key) = self.key.take() {
-            self.queue.failed(&key);
-            if std::thread::panicking() {
-                warn!(controller = self.controller, %key, "reconciling panicked");
+type Caught<E> = Result<Result<Outcome, E>, Box<dyn Any + Send>>;
+
+fn settle<K, E>(controller: &'static str, queue: &Queue<K>, key: &K, result: Caught<E>)
+where
+    K: Hash + Eq + Clone + Display,
+    E: Error + 'static,
+{
+    match result {
+        Ok(Ok(Outcome::Done)) => queue.done(key),
+        Ok(Ok(Outcome::After(delay))) => {
+            queue.add_after(key.clone(), delay);
+            queue.done(key);
+        }
+        Ok(Err(error)) => {
+            let delay = queue.failed(key);
+            if is_transient(&error) {
+                debug!(error = %Chain(&error), ?delay, "tried again later");
+            } else {
+                warn!(controller, %key, error = %Chain(&error), ?delay, "reconciling failed");
             }
+        }
+        Err(_) => {
+            let delay = queue.failed(key);
+            warn!(controller, %key, ?delay, "reconciling panicked");
         }
     }
 }
@@ -202,6 +194,24 @@ mod tests {
             () = runner => unreachable!("a runner never returns"),
             between = times => assert_eq!(between.as_secs(), 7),
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_runner_that_is_dropped_takes_its_calls_along() {
+        let queue = Queue::new();
+        queue.add("a");
+        let alive = Arc::new(());
+        let held = Arc::clone(&alive);
+        let runner = run("test", queue, 4, move |_: &'static str| {
+            let held = Arc::clone(&held);
+            async move {
+                std::future::pending::<()>().await;
+                drop(held);
+                Ok::<_, NotYet>(Outcome::Done)
+            }
+        });
+        assert!(tokio::time::timeout(Duration::from_secs(1), runner).await.is_err());
+        assert_eq!(Arc::strong_count(&alive), 1, "the call is gone with the runner");
     }
 
     #[tokio::test]

@@ -1,3 +1,5 @@
+//! Tests of `bundle`.
+
 use std::net::Ipv4Addr;
 
 use catamaran_task::spec::InstancePolicy;

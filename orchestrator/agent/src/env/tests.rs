@@ -1,3 +1,5 @@
+//! Tests of `env`.
+
 use serde_json::json;
 
 use super::*;

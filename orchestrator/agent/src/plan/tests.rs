@@ -1,3 +1,5 @@
+//! Tests of `plan`.
+
 use std::sync::Arc;
 
 use catamaran_task::status::{Exit, ExitReason};

@@ -1,3 +1,5 @@
+//! Tests of `serve`.
+
 use super::*;
 
 fn certificate(name: &str, group: &str) -> CertificateDer<'static> {

@@ -1,3 +1,5 @@
+//! Tests of `worker`.
+
 use std::sync::Arc;
 use std::time::Duration;
 

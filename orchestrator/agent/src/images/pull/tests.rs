@@ -1,3 +1,5 @@
+//! Tests of `pull`.
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Mutex;

@@ -1,3 +1,5 @@
+//! Tests of `unpack`.
+
 use std::io::Write;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 
