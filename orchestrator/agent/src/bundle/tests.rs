@@ -1,4 +1,4 @@
-//! Tests of `bundle`.
+//! What a shim is told, field by field.
 
 use std::net::Ipv4Addr;
 

@@ -1,4 +1,4 @@
-//! Tests of `env`.
+//! Where values come from, and what is said of those that do not.
 
 use serde_json::json;
 

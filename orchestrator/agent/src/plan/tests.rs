@@ -1,4 +1,4 @@
-//! Tests of `plan`.
+//! The plan, case by case; and what must hold in all of them.
 
 use std::sync::Arc;
 

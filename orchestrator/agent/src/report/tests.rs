@@ -1,4 +1,4 @@
-//! Tests of `report`.
+//! The status, case by case.
 
 use std::sync::Arc;
 

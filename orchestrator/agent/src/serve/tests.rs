@@ -1,4 +1,4 @@
-//! Tests of `serve`.
+//! Who may ask, and what is refused.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Tests of `worker`.
+//! Pods from their first sight to their removal, over a fake API, network and shim.
 
 use std::sync::Arc;
 use std::time::Duration;

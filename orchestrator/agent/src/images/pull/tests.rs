@@ -1,4 +1,4 @@
-//! Tests of `pull`.
+//! Pulls from a registry in this process.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! Tests of `unpack`.
+//! Layers as they should be, and hostile ones.
 
 use std::io::Write;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
