@@ -163,10 +163,11 @@ fn remove(shim: &Shim, id: &ContainerId, directory: &Directory) {
             tracing::warn!(container = id.0, error = %e, "remove its cgroup");
         }
     }
-    if let Ok(spec) = directory.read_spec() {
-        crate::shim::remove_scratch(&spec);
-    }
-    if let Err(e) = directory.remove() {
+    let discarded = match directory.read_spec() {
+        Ok(spec) => shim.discard_files(&spec, directory),
+        Err(_) => shim.discard_directory(directory),
+    };
+    if let Err(e) = discarded {
         tracing::warn!(container = id.0, error = %e, "remove its directory");
     }
 }

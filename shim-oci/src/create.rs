@@ -110,8 +110,14 @@ fn compile_plan(
     let capabilities = Sets::new(process.capabilities().as_ref(), shim.capability_limit);
     let filters = shim.filters(&spec.runtime_spec, capabilities)?;
     let joining = cgroup.joining().map_err(|e| failed(spec, "its cgroup", &e))?;
-    let parts =
-        Parts { rootfs: &spec.rootfs, joining, stdio: prepared.stdio, capabilities, filters: &filters };
+    let parts = Parts {
+        rootfs: &spec.rootfs,
+        mount_point: &shim.root.mount_point(),
+        joining,
+        stdio: prepared.stdio,
+        capabilities,
+        filters: &filters,
+    };
     let plan = compile::container(&spec.runtime_spec, parts).map_err(invalid)?;
     Ok(Made { plan, stdin_holder: prepared.stdin_holder })
 }
@@ -166,7 +172,7 @@ fn on_the_node(spec: &Spec, uid: u32, gid: u32) -> (u32, u32) {
 
 fn make_scratch(spec: &ContainerSpec) -> std::io::Result<()> {
     let Rootfs::Overlay { scratch, .. } = &spec.rootfs else { return Ok(()) };
-    for name in ["upper", "work", "rootfs"] {
+    for name in ["upper", "work"] {
         match fs::create_dir(scratch.join(name)) {
             Err(e) if e.kind() == ErrorKind::NotFound => fs::create_dir_all(scratch.join(name))?,
             Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e),
@@ -195,9 +201,8 @@ fn clean_up(shim: &Shim, spec: &ContainerSpec, cgroup: &Cgroup, directory: &Dire
         tracing::warn!(container = spec.id.0, error = %e, "remove the cgroup of a failed creation");
     }
     shim.release_cgroup(cgroup.path(), &spec.id);
-    shim::remove_scratch(spec);
-    if let Err(e) = directory.remove() {
-        tracing::warn!(container = spec.id.0, error = %e, "remove the directory of a failed creation");
+    if let Err(e) = shim.discard_files(spec, directory) {
+        tracing::warn!(container = spec.id.0, error = %e, "remove the files of a failed creation");
     }
 }
 

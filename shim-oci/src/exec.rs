@@ -73,7 +73,14 @@ pub(crate) fn launch(
     let capabilities = Sets::new(process.capabilities().as_ref(), shim.capability_limit);
     let filters = shim.filters(spec, capabilities)?;
     let joining = container.cgroup.joining().map_err(|e| failed(describe(&e)))?;
-    let parts = Parts { rootfs: &container.spec.rootfs, joining, stdio, capabilities, filters: &filters };
+    let parts = Parts {
+        rootfs: &container.spec.rootfs,
+        mount_point: &shim.root.mount_point(),
+        joining,
+        stdio,
+        capabilities,
+        filters: &filters,
+    };
     let plan = compile::joining(&process, spec, pidfd, parts)
         .map_err(|e| TaskError::InvalidArgument(format!("exec in {}: {e}", container.name())))?;
     let launched = launch::launch(&plan).map_err(|e| failed(e.to_string()))?;

@@ -4,7 +4,6 @@ mod verbs;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
-use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -30,7 +29,7 @@ use crate::launch::capability::{self, Sets};
 use crate::launch::seccomp::{Cache, Programs};
 use crate::launch::{Gate, LaunchError};
 use crate::pump;
-use crate::state::{Phase, Root};
+use crate::state::{Directory, Phase, Root};
 
 /// Exits that are remembered for `exits`.
 const REMEMBERED: usize = 8_192;
@@ -62,6 +61,7 @@ pub(crate) struct Shim {
     events: Mutex<VecDeque<ExitEvent>>,
     newest: watch::Sender<u64>,
     shutdown: Notify,
+    trash: Notify,
 }
 
 /// Numbers of exits: reserved on disk in blocks, so that they go up across restarts.
@@ -102,6 +102,7 @@ impl Shim {
             events: Mutex::default(),
             newest: watch::Sender::new(0),
             shutdown: Notify::new(),
+            trash: Notify::new(),
         }
     }
 
@@ -131,6 +132,36 @@ impl Shim {
         }
         owners.remove(path);
         true
+    }
+
+    /// Takes a container's directory away, and what the shim made in its scratch directory.
+    pub(crate) fn discard_files(&self, spec: &ContainerSpec, directory: &Directory) -> std::io::Result<()> {
+        if let Rootfs::Overlay { scratch, .. } = &spec.rootfs {
+            for name in ["upper", "work"] {
+                self.root.discard(&scratch.join(name))?;
+            }
+        }
+        self.discard_directory(directory)
+    }
+
+    /// The same of a container whose specification is not known.
+    pub(crate) fn discard_directory(&self, directory: &Directory) -> std::io::Result<()> {
+        self.root.discard(directory.path())?;
+        self.trash.notify_one();
+        Ok(())
+    }
+
+    /// Removes what was taken away, again and again; does not end.
+    pub(crate) async fn empty_trash(self: Arc<Self>) {
+        loop {
+            let root = self.root.clone();
+            let emptied =
+                blocking(move || root.empty_trash().map_err(|e| TaskError::Failed(e.to_string()))).await;
+            if let Err(e) = emptied {
+                tracing::warn!(error = %e, "empty the trash");
+            }
+            self.trash.notified().await;
+        }
     }
 
     pub(crate) fn insert(&self, container: Arc<Container>) {
@@ -317,8 +348,7 @@ impl Shim {
             if shim.release_cgroup(gone.cgroup.path(), &gone.spec.id) {
                 gone.cgroup.remove().map_err(|e| failed("its cgroup", &e))?;
             }
-            remove_scratch(&gone.spec);
-            gone.directory.remove().map_err(|e| failed("its directory", &e))
+            shim.discard_files(&gone.spec, &gone.directory).map_err(|e| failed("its directory", &e))
         })
         .await?;
         self.custody.drop_all(container.name());
@@ -403,19 +433,6 @@ pub(crate) fn cgroup_path(spec: &ContainerSpec) -> String {
     let given = linux.and_then(|l| l.cgroups_path().as_ref()).and_then(|p| p.to_str());
     let given = given.map(|path| path.trim_matches('/')).filter(|path| !path.is_empty());
     given.map_or_else(|| format!("{TOP_GROUP}/{}/{}", spec.sandbox.0, spec.id.0), str::to_owned)
-}
-
-/// Removes what the shim made in the container's scratch directory.
-pub(crate) fn remove_scratch(spec: &ContainerSpec) {
-    let Rootfs::Overlay { scratch, .. } = &spec.rootfs else { return };
-    for directory in ["rootfs", "work", "upper"] {
-        match fs::remove_dir_all(scratch.join(directory)) {
-            Err(e) if e.kind() != ErrorKind::NotFound => {
-                tracing::warn!(container = spec.id.0, directory, error = %e, "remove its scratch directory");
-            }
-            _ => {}
-        }
-    }
 }
 
 /// Runs what blocks outside the reactor's threads.

@@ -1,9 +1,12 @@
 //! What a worker leaves for its successor: a directory for each container with its specification,
 //! written before anything is made, and its record, from the moment its process waits at the gate.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use catamaran_task::spec::{ContainerId, ContainerSpec};
 use catamaran_task::status::Exit;
@@ -58,10 +61,15 @@ pub(crate) struct ExecRecord {
     pub exit: Option<Exit>,
 }
 
+/// Records up to this size are written over in place.
+const IN_PLACE: usize = 4096;
+
 /// The directories of a shim's root.
 #[derive(Clone, Debug)]
 pub(crate) struct Root {
     root: PathBuf,
+    /// Numbers names in the trash.
+    discarded: Arc<AtomicU64>,
     /// `/proc/sys/kernel/random/boot_id`.
     pub boot: String,
 }
@@ -69,11 +77,40 @@ pub(crate) struct Root {
 impl Root {
     /// Makes the directories where they are missing.
     pub(crate) fn open(root: &Path) -> io::Result<Self> {
-        for directory in ["containers", "exit"] {
+        for directory in ["containers", "exit", "trash", "rootfs"] {
             fs::create_dir_all(root.join(directory))?;
         }
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
-        Ok(Self { root: root.to_owned(), boot })
+        let discarded = Arc::new(AtomicU64::new(crate::exits::now_ms() << 20));
+        Ok(Self { root: root.to_owned(), discarded, boot })
+    }
+
+    /// A directory over which the child of a start mounts the root to be, in its own mount namespace.
+    pub(crate) fn mount_point(&self) -> PathBuf {
+        self.root.join("rootfs")
+    }
+
+    /// Takes `path` out of the way at once; what it costs to free its blocks (4 ms for a directory, on a
+    /// file system that tells the disk of each) is left to [`Root::empty_trash`].
+    pub(crate) fn discard(&self, path: &Path) -> io::Result<()> {
+        let number = self.discarded.fetch_add(1, Ordering::Relaxed);
+        match fs::rename(path, self.root.join("trash").join(number.to_string())) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            // Another file system.
+            Err(_) => match fs::remove_dir_all(path) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+                other => other,
+            },
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Removes what was discarded.
+    pub(crate) fn empty_trash(&self) -> io::Result<()> {
+        for entry in fs::read_dir(self.root.join("trash"))? {
+            fs::remove_dir_all(entry?.path())?;
+        }
+        Ok(())
     }
 
     pub(crate) fn exits(&self) -> PathBuf {
@@ -171,20 +208,24 @@ impl Directory {
             entries.filter_map(|entry| entry.file_name().into_string().ok().zip(read(&entry.path()).ok()));
         named.filter(|(name, _)| !name.starts_with('.')).collect()
     }
-
-    pub(crate) fn remove(&self) -> io::Result<()> {
-        match fs::remove_dir_all(&self.0) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        }
-    }
 }
 
-/// In one piece, but not synced: nothing of it is worth anything after a reboot.
+/// In one piece, but not synced: nothing of it is worth anything after a reboot. Small values are
+/// written over in place, in one page of the page cache: to free the blocks of a file replaced by
+/// rename costs more than all else about it.
 fn write(directory: &Path, name: &str, value: &impl Serialize) -> io::Result<()> {
+    let mut json = serde_json::to_vec(value)?;
+    let path = directory.join(name);
+    if json.len() <= IN_PLACE {
+        json.resize(IN_PLACE, b' ');
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+        file.write_all_at(&json, 0)?;
+        // Only after a value that was too large for this.
+        return if file.metadata()?.len() > IN_PLACE as u64 { file.set_len(IN_PLACE as u64) } else { Ok(()) };
+    }
     let draft = directory.join(format!(".{name}"));
-    fs::write(&draft, serde_json::to_vec(value)?)?;
-    fs::rename(draft, directory.join(name))
+    fs::write(&draft, json)?;
+    fs::rename(draft, path)
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
@@ -202,6 +243,16 @@ mod tests {
         }
         for bad in ["", ".", "..", ".a", "-a", "a/b", "a b", "ä", &"a".repeat(129)] {
             assert!(!is_valid(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn values_of_any_size_follow_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        for length in [10, 5_000, 20, 4_000, 4_096, 3] {
+            let value = "x".repeat(length);
+            write(dir.path(), "v", &value).unwrap();
+            assert_eq!(read::<String>(&dir.path().join("v")).unwrap(), value);
         }
     }
 
@@ -229,8 +280,12 @@ mod tests {
         assert_eq!(root.containers().unwrap(), [ContainerId("a".into())]);
         root.reserve_sequence(7).unwrap();
         assert_eq!(root.reserved_sequence(), 7);
-        directory.remove().unwrap();
-        directory.remove().unwrap();
+        for _ in 0..2 {
+            root.discard(directory.path()).unwrap();
+        }
         assert!(root.containers().unwrap().is_empty());
+        assert_eq!(fs::read_dir(dir.path().join("trash")).unwrap().count(), 1);
+        root.empty_trash().unwrap();
+        assert_eq!(fs::read_dir(dir.path().join("trash")).unwrap().count(), 0);
     }
 }

@@ -68,6 +68,7 @@ async fn serve(inheritance: Inheritance) -> Result<(), WorkerError> {
     adopt::adopt_all(&shim, held).map_err(WorkerError::States)?;
     let wake = pump::watch(inheritance.wake, Interest::READABLE).map_err(WorkerError::Wake)?;
     let collector = tokio::spawn(collect(Arc::clone(&shim), wake));
+    let emptier = tokio::spawn(Arc::clone(&shim).empty_trash());
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
         .map_err(WorkerError::Signals)?;
     let ending = Arc::clone(&shim);
@@ -80,6 +81,7 @@ async fn serve(inheritance: Inheritance) -> Result<(), WorkerError> {
     let pods = Arc::new(SharedShim(shim));
     let served = serve_on(inheritance.sockets, pods, Arc::new(FdTable::default()), stop).await;
     collector.abort();
+    emptier.abort();
     Ok(served?)
 }
 

@@ -52,11 +52,12 @@ pub enum Rootfs {
     /// None: a wasm container sees only its preopened directories.
     None,
     /// An overlay; `lower` is ordered from the topmost layer to the base, `upper` and `work` lie in
-    /// `scratch` as `upper`/`work`, the mount point is `scratch/rootfs`.
+    /// `scratch` as `upper`/`work`. It is mounted in the container's mount namespace only.
     Overlay {
         /// Read-only layer directories, topmost first.
         lower: Vec<PathBuf>,
-        /// A directory of this container alone; the shim makes its sub-directories.
+        /// A directory of this container alone; the shim makes its sub-directories, and takes them
+        /// away on delete.
         scratch: PathBuf,
     },
     /// A directory used as it is (containerd prepared it).

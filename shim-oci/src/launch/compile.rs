@@ -6,7 +6,7 @@ mod root;
 use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::path::PathBuf;
+use std::path::Path;
 
 use catamaran_task::spec::Rootfs;
 use libc::c_int;
@@ -27,6 +27,8 @@ pub(crate) struct Stdio(pub [Option<OwnedFd>; 3]);
 /// What a plan is made of beside the specification.
 pub(crate) struct Parts<'a> {
     pub rootfs: &'a Rootfs,
+    /// Directory of the node over which layers are mounted.
+    pub mount_point: &'a Path,
     pub joining: Joining,
     pub stdio: Stdio,
     pub capabilities: Sets,
@@ -43,7 +45,7 @@ pub(crate) fn container(spec: &Spec, parts: Parts<'_>) -> Result<Plan, Invalid> 
     builder.namespaces(spec)?;
     builder.names(spec)?;
     builder.node_files(spec, process)?;
-    builder.file_systems(spec, parts.rootfs, &mounts_of_cgroup)?;
+    builder.file_systems(spec, (parts.rootfs, parts.mount_point), &mounts_of_cgroup)?;
     if process.terminal() == Some(true) {
         builder.terminal(process, Some(point("dev/console", PointKind::File)?));
     }
@@ -270,6 +272,7 @@ mod tests {
         let mut spec = Spec::default();
         let parts = || Parts {
             rootfs: &Rootfs::None,
+            mount_point: Path::new("/"),
             joining: Joining::default(),
             stdio: Stdio::default(),
             capabilities: Sets::default(),

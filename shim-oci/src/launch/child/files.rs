@@ -156,7 +156,7 @@ impl Child {
         sys::open_in(self.root, last, libc::O_PATH, 0, resolve)
     }
 
-    fn make_directory(&self, parent: Option<&std::ffi::CString>, path: &CStr, resolve: u64) -> Sys<()> {
+    fn make_directory(&self, parent: Option<&CString>, path: &CStr, resolve: u64) -> Sys<()> {
         let directory = libc::O_PATH | libc::O_DIRECTORY;
         match sys::open_in(self.root, path, directory, 0, resolve) {
             Err(libc::ENOENT) => {}
@@ -282,7 +282,7 @@ impl Child {
     }
 }
 
-fn private_parent(ancestors: &[std::ffi::CString]) -> Sys<()> {
+fn private_parent(ancestors: &[CString]) -> Sys<()> {
     for path in ancestors {
         match sys::mount(None, path, None, libc::MS_PRIVATE, None) {
             // Not a mount point, or not there yet: the one above may be.

@@ -1,7 +1,5 @@
 //! Who the program runs as, and the exec.
 
-use std::ffi::CStr;
-
 use libc::c_char;
 
 use super::super::plan::{Op, Program};
@@ -128,6 +126,8 @@ fn read_home(uid: u32, home: &mut [u8; 500]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::CStr;
+
     use super::*;
 
     #[test]

@@ -27,7 +27,7 @@ impl Builder {
     pub(super) fn file_systems(
         &mut self,
         spec: &Spec,
-        rootfs: &Rootfs,
+        root: (&Rootfs, &Path),
         cgroups: &[(String, PathBuf)],
     ) -> Result<(), Invalid> {
         // Slave: what the node unmounts goes away in here too, what we mount stays in here.
@@ -36,7 +36,7 @@ impl Builder {
             asked => asked,
         };
         self.push(Op::Propagation(inherited | libc::MS_REC));
-        self.root(spec, rootfs)?;
+        self.root(spec, root)?;
         self.push(Op::Umask(0));
         let mut own_dev = false;
         for mount in spec.mounts().iter().flatten() {
@@ -55,13 +55,13 @@ impl Builder {
         Ok(())
     }
 
-    fn root(&mut self, spec: &Spec, rootfs: &Rootfs) -> Result<(), Invalid> {
+    fn root(&mut self, spec: &Spec, (rootfs, mount_point): (&Rootfs, &Path)) -> Result<(), Invalid> {
         let shared = propagation(spec)? & libc::MS_SHARED != 0;
         let at = match rootfs {
             // Where mounts spread to the node, the root's own must not: it goes over the node's /proc,
             // which is not needed any more and can be private without taking volumes along.
             Rootfs::Overlay { .. } if shared => PathBuf::from("/proc"),
-            Rootfs::Overlay { scratch, .. } => scratch.join("rootfs"),
+            Rootfs::Overlay { .. } => mount_point.to_owned(),
             Rootfs::Directory(path) | Rootfs::Mounts { target: path, .. } => path.clone(),
             Rootfs::None => return invalid("a container needs a root file system"),
         };

@@ -5,7 +5,7 @@ use std::mem::size_of;
 use std::os::fd::RawFd;
 use std::ptr::null;
 
-use libc::{c_int, c_uint, c_void};
+use libc::{c_uint, c_void};
 
 use super::{Sys, chdir, check, check_fd, close, fchdir};
 
