@@ -12,13 +12,16 @@ use std::time::Duration;
 use http_body_util::BodyExt;
 use hyper::Uri;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::capture_connection;
 use hyper_util::client::legacy::{Client, Error as ClientError};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use super::GuestNetwork;
+use super::dialed::{Born, Dialed};
 
 /// Outgoing requests of a container at a time.
 const MAX_REQUESTS: usize = 256;
@@ -26,6 +29,9 @@ const MAX_REQUESTS: usize = 256;
 const MAX_IDLE: usize = 8;
 /// How long an idle connection is kept.
 const IDLE: Duration = Duration::from_secs(10);
+/// How long a connection is used again: a Service chooses a backend for each connection, so a client that kept
+/// one for ever would never see the others, nor those that come later.
+const LIFETIME: Duration = Duration::from_secs(1);
 /// Time to connect where the guest names none.
 const CONNECT: Duration = Duration::from_secs(30);
 /// Time to the response's head, and between parts of its body, where the guest names none.
@@ -99,10 +105,18 @@ impl Outgoing {
         let head =
             options.connect_timeout.unwrap_or(CONNECT) + options.first_byte_timeout.unwrap_or(RESPONSE);
         let between = options.between_bytes_timeout.unwrap_or(RESPONSE);
+        let connection = capture_connection(&mut request);
         let response = tokio::time::timeout(head, self.client().request(request))
             .await
             .map_err(|_| Error::ConnectionReadTimeout)?
             .map_err(|e| wasi_error(&e))?;
+        if let Some(connected) = connection.connection_metadata().as_ref() {
+            let mut extras = http::Extensions::new();
+            connected.get_extras(&mut extras);
+            if extras.get::<Born>().is_some_and(|Born(at)| at.elapsed() >= LIFETIME) {
+                connected.poison();
+            }
+        }
         Ok(response.map(|body| TimedBody { body, between, sleep: None, _permit: permit }.boxed_unsync()))
     }
 }
@@ -152,7 +166,7 @@ fn wasi_error(error: &ClientError) -> Error {
 struct PodConnector(Arc<GuestNetwork>);
 
 impl PodConnector {
-    async fn connect(self, uri: Uri) -> Result<TokioIo<TcpStream>, ConnectError> {
+    async fn connect(self, uri: Uri) -> Result<Dialed, ConnectError> {
         let host = uri.host().unwrap_or_default().to_owned();
         let default = if uri.scheme() == Some(&http::uri::Scheme::HTTPS) { 443 } else { 80 };
         let port = uri.port_u16().unwrap_or(default);
@@ -169,7 +183,7 @@ impl PodConnector {
                 continue;
             }
             match self.open(address).await {
-                Ok(stream) => return Ok(TokioIo::new(stream)),
+                Ok(stream) => return Ok(Dialed::new(stream, Instant::now())),
                 Err(source) => last = ConnectError::Connect { address: address.to_string(), source },
             }
         }
@@ -203,7 +217,7 @@ fn bind_without_port(socket: &TcpSocket) -> io::Result<()> {
 }
 
 impl tower_service::Service<Uri> for PodConnector {
-    type Response = TokioIo<TcpStream>;
+    type Response = Dialed;
     type Error = Box<dyn std::error::Error + Send + Sync>;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 

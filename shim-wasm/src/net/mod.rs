@@ -1,6 +1,7 @@
 //! The network of a guest: its addresses, whom it may reach, names, outgoing HTTP.
 
 pub(crate) mod client;
+mod dialed;
 mod dns;
 pub(crate) mod policy;
 pub(crate) mod resolver;
