@@ -87,7 +87,7 @@ fn get_and_watch(kubectl: &Kubectl) {
 fn create_and_delete(kubectl: &Kubectl) {
     kubectl.ok(&["create", "namespace", "team"]);
     until("the default service account", Duration::from_secs(10), || {
-        let found = kubectl.run(&["-n", "team", "get", "sa", "default", "configmap/kube-root-ca.crt"]);
+        let found = kubectl.run(&["-n", "team", "get", "sa/default", "configmap/kube-root-ca.crt"]);
         if found.code == 0 { Ok(()) } else { Err(found.stderr) }
     });
     kubectl.ok(&["-n", "team", "create", "configmap", "c", "--from-literal=key=value"]);

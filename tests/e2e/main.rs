@@ -4,6 +4,7 @@
 mod bad_input;
 mod demo;
 mod down;
+mod follow_a_pod;
 mod kubectl;
 mod network;
 mod restart;
@@ -14,6 +15,10 @@ use libtest_mimic::{Arguments, Failed, Trial};
 /// Every test with its name; the number is the point of the issue it shows.
 const TESTS: &[(&str, fn())] = &[
     ("demo::both_kinds_answer_behind_one_service", demo::both_kinds_answer_behind_one_service),
+    (
+        "follow_a_pod::in_the_order_that_the_architecture_tells",
+        follow_a_pod::in_the_order_that_the_architecture_tells,
+    ),
     ("kubectl::every_command", kubectl::every_command),
     ("services::reachable_from_everywhere", services::reachable_from_everywhere),
     ("services::rolling_updates_lose_nothing", services::rolling_updates_lose_nothing),

@@ -79,6 +79,7 @@ pub(crate) fn decode_body(
     kind: GroupVersionKind,
     options: &WriteOptions,
 ) -> Result<Value, Status> {
+    let _span = tracing::info_span!("decode").entered();
     let decoded = decode::decode_kind(body, content_type(context)?, kind, strictness(options))
         .map_err(|error| Status::bad_request(error.to_string()))?;
     decoded.warnings.into_iter().for_each(|warning| context.warn(warning));

@@ -41,6 +41,7 @@ impl Patch {
         kind: GroupVersionKind,
         options: &WriteOptions,
     ) -> Result<Self, Status> {
+        let _span = tracing::info_span!("decode").entered();
         let said = context.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let media = MediaRange::parse(said.unwrap_or_default()).name;
         let untyped = |content_type| {
