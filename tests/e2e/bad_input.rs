@@ -11,7 +11,7 @@ use serde_json::json;
 const BUILT_IN: &str = "localhost:5000";
 
 /// Images that are missing, spoilt, hostile or not what they say.
-pub fn bad_images_are_named_in_the_pod() {
+pub(crate) fn bad_images_are_named_in_the_pod() {
     let registry = Registry::start();
     let address = registry.address();
     let cluster = Cluster::up_with(Demo::Without, &["--insecure-registry", &address], &[]);
@@ -90,7 +90,7 @@ fn spoil_layer(registry: &Registry, manifest: &str) {
 }
 
 /// What stands in the way of starting a cluster is said, and the exit code tells.
-pub fn starting_says_what_is_wrong() {
+pub(crate) fn starting_says_what_is_wrong() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let directory = tempfile::tempdir().unwrap();

@@ -9,7 +9,7 @@ use catamaran_tests::http;
 use serde_json::Value;
 
 /// Repeated requests are answered by both kinds, and the kernel agrees about which is which.
-pub fn both_kinds_answer_behind_one_service() {
+pub(crate) fn both_kinds_answer_behind_one_service() {
     let cluster = Cluster::up(Demo::With);
     answers_come_from_all_pods(&cluster);
     containers_have_namespaces_and_an_overlay_root(&cluster);

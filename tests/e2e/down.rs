@@ -81,7 +81,7 @@ impl Inventory {
 }
 
 /// The inventory is the same before `up` and after `down`.
-pub fn nothing_is_left() {
+pub(crate) fn nothing_is_left() {
     let before = Inventory::take();
     let cluster = Cluster::up(Demo::With);
     assert_ne!(Inventory::take().links, before.links, "the inventory sees a running cluster");
@@ -105,7 +105,7 @@ fn compare(before: &Inventory) {
 }
 
 /// The same after every process of the cluster was killed with -9.
-pub fn nothing_is_left_after_everything_was_killed() {
+pub(crate) fn nothing_is_left_after_everything_was_killed() {
     let before = Inventory::take();
     let cluster = Cluster::up(Demo::With);
     let data = cluster.data().to_str().unwrap().to_owned();
@@ -124,7 +124,7 @@ pub fn nothing_is_left_after_everything_was_killed() {
 }
 
 /// `up` on kept data brings every pod back.
-pub fn kept_data_come_back() {
+pub(crate) fn kept_data_come_back() {
     let cluster = Cluster::up(Demo::With);
     cluster.kubectl.ok(&["create", "configmap", "kept", "--from-literal=a=b"]);
     let names =

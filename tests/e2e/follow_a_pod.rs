@@ -22,7 +22,7 @@ struct Span {
 
 /// Applies a Deployment, collects the spans of all processes, and looks for each step of the table after the one
 /// before it.
-pub fn in_the_order_that_the_architecture_tells() {
+pub(crate) fn in_the_order_that_the_architecture_tells() {
     let spans = tempfile::NamedTempFile::new().unwrap();
     let cluster = Cluster::up_with(Demo::Without, &[], &[("CATAMARAN_SPANS", spans.path())]);
     let wasm = include_bytes!("../../samples/hello/prebuilt/hello.wasm");

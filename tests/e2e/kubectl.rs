@@ -12,7 +12,7 @@ const WASM: &str = "localhost:5000/hello-wasm:1";
 const BUSYBOX: &str = "localhost:5000/busybox:1";
 
 /// One cluster for all commands: each block leaves it as it found it.
-pub fn every_command() {
+pub(crate) fn every_command() {
     let cluster = Cluster::up(Demo::With);
     images::busybox().push(BUSYBOX);
     let kubectl = &cluster.kubectl;

@@ -1,5 +1,6 @@
 //! End-to-end tests: the real binary, stock kubectl, real traffic. All run in a network namespace of their
 //! own that has a loopback link and no way out, one after another.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod bad_input;
 mod demo;

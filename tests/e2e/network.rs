@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 const MARK: &str = "CATAMARAN_TESTS_IN_OWN_NETWORK";
 
 /// Whether this process was started by `start_again_in_own`; then loopback is brought up.
-pub fn is_own() -> bool {
+pub(crate) fn is_own() -> bool {
     let own = std::env::var_os(MARK).is_some();
     if own {
         raise_loopback();
@@ -14,7 +14,7 @@ pub fn is_own() -> bool {
 }
 
 /// Runs this program again, with the same arguments, in a new network namespace.
-pub fn start_again_in_own() -> ExitCode {
+pub(crate) fn start_again_in_own() -> ExitCode {
     let program = std::env::current_exe().expect("this program has a path");
     let mut command = Command::new("unshare");
     command.arg("--net").arg("--").arg(program).args(std::env::args_os().skip(1)).env(MARK, "1");

@@ -13,7 +13,7 @@ use catamaran_tests::wait::until;
 const BUSYBOX: &str = "localhost:5000/busybox:1";
 
 /// ClusterIP and NodePort from the host, from a container and from wasm; names for both.
-pub fn reachable_from_everywhere() {
+pub(crate) fn reachable_from_everywhere() {
     let cluster = Cluster::up(Demo::With);
     images::busybox().push(BUSYBOX);
     let kubectl = &cluster.kubectl;
@@ -85,7 +85,7 @@ fn only_ready_endpoints_get_traffic(cluster: &Cluster) {
 }
 
 /// A rolling update of each kind under load, three times in a row, loses no request.
-pub fn rolling_updates_lose_nothing() {
+pub(crate) fn rolling_updates_lose_nothing() {
     let cluster = Cluster::up(Demo::With);
     let address = cluster.node_port("hello");
     for deployment in ["hello-wasm", "hello-container"] {
@@ -117,7 +117,7 @@ impl Load {
         let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let thread = |n: usize| {
             let (stop, answered) = (stop.clone(), answered.clone());
-            std::thread::spawn(move || requests(address, n % 2 == 0, &stop, &answered))
+            std::thread::spawn(move || requests(address, n.is_multiple_of(2), &stop, &answered))
         };
         let threads = (0..THREADS).map(thread).collect();
         Load { stop, answered, threads }

@@ -166,8 +166,8 @@ fn collection(object: &Value) -> Option<String> {
 /// The first condition that is not as wanted, for the message of a wait that ran out.
 fn why_not(object: &Value) -> String {
     let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
-    let unmet = conditions.filter(|c| c["status"] != "True").filter_map(|c| c["message"].as_str());
-    unmet.last().unwrap_or("see `kubectl get events` and the logs in the data directory").to_owned()
+    let mut unmet = conditions.filter(|c| c["status"] != "True").filter_map(|c| c["message"].as_str());
+    unmet.next_back().unwrap_or("see `kubectl get events` and the logs in the data directory").to_owned()
 }
 
 #[cfg(test)]

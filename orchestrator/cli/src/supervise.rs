@@ -5,7 +5,7 @@
 //!            alive already                    ended
 //! (start) ──────────────▶ adopted ─────────────────────┐
 //!    │ not there                                       ▼
-//!    └──────────▶ running ──────── ended ───▶ waiting (100 ms, doubling to 5 s) ──▶ running
+//!    └──────────▶ running ──────── ended ───▶ waiting (100 ms; doubling to 5 s while runs are short) ──▶ running
 //! ```
 
 mod part;
@@ -22,8 +22,8 @@ use crate::layout::{Layout, Settings};
 
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// A part that ran this long starts from the shortest wait again.
-const STEADY: Duration = Duration::from_secs(10);
+/// A part that ran this long starts from the shortest wait again: something from outside ended it.
+const STEADY: Duration = Duration::from_secs(1);
 /// How long a part may take to end when told to.
 pub(crate) const STOP_WAIT: Duration = Duration::from_secs(10);
 
@@ -75,7 +75,7 @@ pub(crate) async fn run(layout: Layout, settings: Settings) -> Result<(), Superv
 
 /// Keeps one part running for ever.
 async fn keep(part: &'static Part, layout: Layout, settings: Settings) {
-    let mut wait = FIRST_WAIT;
+    let mut wait = None;
     loop {
         let since = Instant::now();
         match part.ensure(&layout, &settings) {
@@ -85,14 +85,15 @@ async fn keep(part: &'static Part, layout: Layout, settings: Settings) {
             }
             Err(error) => tracing::error!(error = &error as &dyn std::error::Error, part = part.name),
         }
-        wait = next_wait(wait, since.elapsed());
-        sleep(wait).await;
+        let next = next_wait(wait, since.elapsed());
+        wait = Some(next);
+        sleep(next).await;
     }
 }
 
-/// How long to wait before the next start, given the last wait and how long the part ran.
-fn next_wait(last: Duration, ran: Duration) -> Duration {
-    if ran >= STEADY { FIRST_WAIT } else { (last * 2).min(LONGEST_WAIT) }
+/// How long to wait before the next start, given the last wait, if there was one, and how long the part ran.
+fn next_wait(last: Option<Duration>, ran: Duration) -> Duration {
+    last.filter(|_| ran < STEADY).map_or(FIRST_WAIT, |last| (last * 2).min(LONGEST_WAIT))
 }
 
 /// Ends a part: TERM, and KILL when it does not end in time.
@@ -112,12 +113,12 @@ mod tests {
     #[test]
     fn waits_double_up_to_a_limit_and_start_over_after_a_steady_run() {
         let quick = Duration::from_millis(1);
-        let mut waits = vec![FIRST_WAIT];
+        let mut waits = vec![next_wait(None, quick)];
         for _ in 0..8 {
-            waits.push(next_wait(waits[waits.len() - 1], quick));
+            waits.push(next_wait(waits.last().copied(), quick));
         }
         let millis: Vec<_> = waits.iter().map(Duration::as_millis).collect();
         assert_eq!(millis, [100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000]);
-        assert_eq!(next_wait(LONGEST_WAIT, STEADY), FIRST_WAIT);
+        assert_eq!(next_wait(Some(LONGEST_WAIT), STEADY), FIRST_WAIT);
     }
 }

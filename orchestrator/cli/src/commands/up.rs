@@ -89,6 +89,9 @@ impl Up {
         let cluster = step("start the server", wait_for_server(&layout)).await?;
         let node = format!("/api/v1/nodes/{}", settings.node_name);
         step("start the agent, node Ready", wait_for_node(&layout, &cluster, &node)).await?;
+        if !is_running(&layout) {
+            return Err(not_started(&layout, "supervisor").into());
+        }
         println!("  cluster ready after {:.2} s", started.elapsed().as_secs_f64());
         if self.demo {
             let url = demo::run(&cluster, &settings).await?;
