@@ -203,10 +203,13 @@ impl Container {
     }
 
     fn finish(&self, exit: Exit, ended: impl FnOnce(Exit)) {
-        self.standing().state = State::Exited;
-        // Sent even while nobody waits.
-        self.exit.send_replace(Some(exit.clone()));
-        ended(exit);
+        // In one step for everybody: who sees the state sees the exit, who was woken by either finds the event.
+        let mut standing = self.standing();
+        standing.state = State::Exited;
+        self.exit.send_modify(|known| {
+            *known = Some(exit.clone());
+            ended(exit);
+        });
     }
 
     /// The sockets of its ports: adopted ones, the rest bound here.

@@ -8,6 +8,7 @@ mod down;
 mod follow_a_pod;
 mod kubectl;
 mod network;
+mod pods;
 mod restart;
 mod services;
 
@@ -21,6 +22,10 @@ const TESTS: &[(&str, fn())] = &[
         follow_a_pod::in_the_order_that_the_architecture_tells,
     ),
     ("kubectl::every_command", kubectl::every_command),
+    ("pods::configuration_reaches_both_kinds", pods::configuration_reaches_both_kinds),
+    ("pods::ends_are_told", pods::ends_are_told),
+    ("pods::probes_restarts_and_termination", pods::probes_restarts_and_termination),
+    ("pods::unschedulable_pods_say_why_and_try_again", pods::unschedulable_pods_say_why_and_try_again),
     ("services::reachable_from_everywhere", services::reachable_from_everywhere),
     ("services::rolling_updates_lose_nothing", services::rolling_updates_lose_nothing),
     ("restart::containers_survive_every_kill", restart::containers_survive_every_kill),
