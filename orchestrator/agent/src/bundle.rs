@@ -53,6 +53,8 @@ pub(crate) struct Input<'a> {
 pub(crate) enum BundleError {
     #[error("no command specified: neither the container nor its image names one")]
     NoCommand,
+    #[error("the pod asks for {0}, which this node cannot give")]
+    Unsupported(&'static str),
     #[error("the annotation {key:?} is {value:?}: {expected}")]
     Annotation { key: &'static str, value: String, expected: &'static str },
     #[error(
@@ -145,6 +147,7 @@ fn linux_spec(input: &Input<'_>) -> Result<Value, BundleError> {
     if args.is_empty() {
         return Err(BundleError::NoCommand);
     }
+    refuse_unsupported(spec(input.pod))?;
     let security = security::of(input)?;
     let amounts = Amounts::of(input.container);
     let class = qos::class(spec(input.pod));
@@ -182,6 +185,15 @@ fn linux_spec(input: &Input<'_>) -> Result<Value, BundleError> {
         "mounts": mounts(input, security.privileged),
         "linux": linux,
     }))
+}
+
+/// What would be weaker, or otherwise, than the pod asks for is not run at all.
+fn refuse_unsupported(spec: &PodSpec) -> Result<(), BundleError> {
+    match (spec.host_users, spec.share_process_namespace) {
+        (Some(false), _) => Err(BundleError::Unsupported("a user namespace of its own (hostUsers: false)")),
+        (_, Some(true)) => Err(BundleError::Unsupported("one process namespace (shareProcessNamespace)")),
+        _ => Ok(()),
+    }
 }
 
 /// Own mount and pid namespaces; network, IPC and UTS of the pod.

@@ -206,6 +206,18 @@ fn a_command_listens_by_itself() {
 }
 
 #[test]
+fn what_cannot_be_given_is_refused() {
+    for (field, value) in [("hostUsers", false), ("shareProcessNamespace", true)] {
+        let mut case = Case::new(json!({"name": "c"}), ImageKind::Linux);
+        let mut spec = serde_json::to_value(&case.pod.spec).unwrap();
+        spec[field] = json!(value);
+        case.pod.spec = serde_json::from_value(spec).unwrap();
+        let error = case.spec().unwrap_err().to_string();
+        assert!(error.contains(field), "{error}");
+    }
+}
+
+#[test]
 fn a_seccomp_profile_that_is_not_read_is_refused() {
     let with = |profile: Value| json!({"name": "c", "securityContext": {"seccompProfile": profile}});
     let file = json!({"type": "Localhost", "localhostProfile": "profiles/strict.json"});
