@@ -1,5 +1,6 @@
 //! Controllers and scheduler against the real server in one process, over the store in memory; the node is
 //! played by a task that says what a kubelet would say.
+#![allow(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
 mod world;
 

@@ -152,17 +152,11 @@ async fn run_pods(client: client::Client, node: &'static str) {
 }
 
 /// Waits until `condition` holds; panics with what was waited for if it takes too long.
-#[track_caller]
-pub(crate) fn wait_until<F: Future<Output = bool>>(
-    what: &'static str,
-    condition: impl Fn() -> F,
-) -> impl Future<Output = ()> {
-    async move {
-        let holds = async {
-            while !condition().await {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        assert!(tokio::time::timeout(PATIENCE, holds).await.is_ok(), "waited in vain until {what}");
-    }
+pub(crate) async fn wait_until<F: Future<Output = bool>>(what: &'static str, condition: impl Fn() -> F) {
+    let holds = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, holds).await.is_ok(), "waited in vain until {what}");
 }

@@ -8,17 +8,18 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{DeleteParams, Preconditions};
-use tracing::{Instrument, info_span, warn};
+use tracing::{Instrument, debug, info_span, warn};
 
+use crate::hooks::ANY_TIME;
 use crate::images::PullPolicy;
 use crate::members::{member, name, namespace};
 use crate::observe::{ImageState, Prepared, Progress, Seen, Stopping, Trouble};
-use crate::plan::{Action, Plan, Signal, Why};
+use crate::plan::{Action, LAST_MOMENT, Plan, Signal, Why};
 use crate::record::{Finished, container_id};
-use crate::restart::{crashes_after, retry_pause};
+use crate::restart::{Verdict, crashes_after, retry_pause, verdict};
 use crate::runtime::ShimKey;
 use crate::start::StartError;
-use crate::worker::{Beside, Turn, Worker};
+use crate::worker::{Beside, Pulled, Turn, Worker};
 
 /// The longest wait for the rules of Services before TERM is sent.
 const DRAIN: Duration = Duration::from_secs(4);
@@ -26,6 +27,11 @@ const DRAIN: Duration = Duration::from_secs(4);
 const LAST_WORD: Duration = Duration::from_secs(2);
 /// How soon a signal that could not be sent is tried again.
 const SIGNAL_AGAIN: Duration = Duration::from_millis(100);
+/// Bytes of a termination message.
+const LONGEST_MESSAGE: u64 = 4096;
+/// A shim that goes away during a start is back soon: so often it is asked again before that counts as a failure.
+const SHIM_RETURNS: u32 = 5;
+const SHIM_PAUSE: jiff::SignedDuration = jiff::SignedDuration::from_millis(100);
 const SIGTERM: i32 = 15;
 const SIGKILL: i32 = 9;
 
@@ -81,6 +87,7 @@ impl Worker {
         record.crashes = crashes_after(record, finished);
         record.finished = Some(Finished { message, ..finished.clone() });
         let (id, key) = (container_id(&uid, container, finished.attempt), record.shim.clone());
+        let kept = record.clone();
         self.save();
         if let Some(shim) = self.context.shims.running(&key).await
             && let Err(error) = shim.delete(&id).await
@@ -90,9 +97,30 @@ impl Worker {
         }
         self.sweep_attempt(container, &key, finished.attempt);
         let seen = self.entry(container);
-        *seen = Seen { image: seen.image.clone(), ..Seen::default() };
+        *seen = seen.after(&kept, finished);
         if self.pull_policy(container) == PullPolicy::Always {
             self.entry(container).image = ImageState::Idle;
+        }
+        self.tell_back_off(container);
+    }
+
+    /// A container that ends again and again waits before its next attempt.
+    fn tell_back_off(&self, container: &str) {
+        let pod = &self.desired.pod;
+        if self.desired.ending() || self.seen.record.failed.is_some() {
+            return;
+        }
+        let Some((member, record)) = member(pod, container).zip(self.seen.record.containers.get(container))
+        else {
+            return;
+        };
+        let Some(end) = &record.finished else { return };
+        if let Verdict::At(at) = verdict(member.policy(pod), end, record.crashes)
+            && at > Timestamp::now()
+        {
+            let of = format!("{container} in pod {}_{}({})", name(pod), namespace(pod), self.uid());
+            let text = format!("Back-off restarting failed container {of}");
+            self.context.warning(pod, Some(container), "BackOff", text);
         }
     }
 
@@ -143,7 +171,7 @@ impl Worker {
         let (context, container) = (self.context.clone(), container.to_owned());
         let task = async move {
             let result = crate::images::pull_for(&context, &pod, &container, &reference, policy).await;
-            Beside::Pulled(container, result)
+            Beside::Pulled(Pulled { container, image: reference, result })
         };
         self.beside.spawn(task.in_current_span());
     }
@@ -202,6 +230,15 @@ impl Worker {
         let now = Timestamp::now();
         let pod = self.desired.pod.clone();
         let text = Chain(error).to_string();
+        let failures = self.entry(container).trouble.as_ref().map_or(0, |trouble| trouble.failures) + 1;
+        if error.is_interrupted() && failures <= SHIM_RETURNS {
+            debug!(container, error = text, "a start was interrupted");
+            let retry_at = now + SHIM_PAUSE;
+            let trouble =
+                Trouble { reason: "ContainerCreating", message: text, since: now, retry_at, failures };
+            self.entry(container).trouble = Some(trouble);
+            return;
+        }
         self.context.warning(&pod, Some(container), "Failed", format!("Error: {text}"));
         if let StartError::Run { .. } = error {
             let Some(record) = self.seen.record.containers.get_mut(container) else { return };
@@ -215,9 +252,11 @@ impl Worker {
             };
             record.crashes = record.crashes.saturating_add(1);
             record.finished = Some(finished);
-            return self.save();
+            let (key, attempt) = (record.shim.clone(), record.attempt);
+            self.save();
+            self.sweep_attempt(container, &key, attempt);
+            return self.tell_back_off(container);
         }
-        let failures = self.entry(container).trouble.as_ref().map_or(0, |trouble| trouble.failures) + 1;
         let pause = match error {
             StartError::Config(_) => jiff::SignedDuration::from_secs(5),
             _ => retry_pause(failures),
@@ -253,7 +292,7 @@ impl Worker {
         self.entry(container).post_start = Progress::UnderWay;
         let (context, container, attempt) = (self.context.clone(), container.to_owned(), target.attempt);
         self.beside.spawn(async move {
-            let result = crate::hooks::run(&context, &pod, &target, &hook).await;
+            let result = crate::hooks::run(&context, &pod, &target, &hook, ANY_TIME).await;
             Beside::PostStart { container, attempt, result }
         });
     }
@@ -278,6 +317,7 @@ impl Worker {
         let text = match why {
             Why::PodEnds => format!("Stopping container {container}"),
             Why::PostStart => "FailedPostStartHook".to_owned(),
+            Why::Changed => format!("Container {container} definition changed, will be restarted"),
             Why::Probe(kind) => {
                 format!(
                     "Container {container} failed {} probe, will be restarted",
@@ -290,12 +330,16 @@ impl Worker {
             member(&pod, container).and_then(|member| member.container.lifecycle.as_ref()?.pre_stop.clone());
         let target = crate::exec::Target::of(self, container);
         let mut stopping = Stopping::now();
+        let grace = jiff::SignedDuration::from_secs(self.desired.grace());
+        let hook = hook.filter(|_| !grace.is_zero());
+        // The plan sends TERM when the grace is over; the hook may go on until KILL.
+        let limit = Duration::try_from(grace + LAST_MOMENT).unwrap_or(DRAIN);
         if let (Some(hook), Some(target)) = (hook, target) {
             stopping.hook = Progress::UnderWay;
             let (context, container, attempt) = (self.context.clone(), container.to_owned(), target.attempt);
             let pod = pod.clone();
             self.beside.spawn(async move {
-                let result = crate::hooks::run(&context, &pod, &target, &hook).await;
+                let result = crate::hooks::run(&context, &pod, &target, &hook, limit).await;
                 Beside::PreStop { container, attempt, result }
             });
         }
@@ -376,10 +420,8 @@ impl Worker {
     /// log lines.
     fn termination_message(&self, container: &str, finished: &Finished) -> Option<String> {
         let path = self.paths.termination_log(container, finished.attempt);
-        let written = std::fs::read(path).ok().filter(|bytes| !bytes.is_empty());
-        if let Some(bytes) = written {
-            let end = bytes.len().min(4096);
-            return Some(String::from_utf8_lossy(&bytes[..end]).into_owned());
+        if let Some(written) = crate::logs::last_bytes(&path, LONGEST_MESSAGE) {
+            return Some(written);
         }
         let from_logs = member(&self.desired.pod, container).is_some_and(|member| {
             member.container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError")

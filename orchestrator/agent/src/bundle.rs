@@ -11,7 +11,7 @@ use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 
 use crate::config::PodPaths;
-use crate::env::expand;
+use crate::env::{expand, over_image};
 use crate::identity::Identity;
 use crate::images::Image;
 use crate::images::detect::ImageKind;
@@ -32,6 +32,7 @@ pub(crate) struct Input<'a> {
     pub(crate) container: &'a Container,
     pub(crate) image: &'a Image,
     pub(crate) attempt: u32,
+    /// What the pod says; the image's variables lie below.
     pub(crate) env: Vec<(String, String)>,
     pub(crate) mounts: Vec<BindMount>,
     pub(crate) identity: Identity,
@@ -52,8 +53,14 @@ pub(crate) struct Input<'a> {
 pub(crate) enum BundleError {
     #[error("no command specified: neither the container nor its image names one")]
     NoCommand,
+    #[error("the pod asks for {0}, which this node cannot give")]
+    Unsupported(&'static str),
     #[error("the annotation {key:?} is {value:?}: {expected}")]
     Annotation { key: &'static str, value: String, expected: &'static str },
+    #[error(
+        "the seccomp profile {0:?} is a file of the node, which this node does not read; use RuntimeDefault"
+    )]
+    SeccompFile(String),
     #[error("the image was compiled for another place: pull it again")]
     NotCompiled,
     #[error("the runtime specification does not hold together")]
@@ -111,21 +118,28 @@ fn working_directory(input: &Input<'_>) -> String {
         .unwrap_or("/".into())
 }
 
-/// The environment as OCI wants it, with what programs expect to find.
-fn env(input: &Input<'_>) -> Vec<String> {
-    let mut env = input.env.clone();
-    let mut default = |name: &str, value: &str| {
+/// The environment as OCI wants it, with `defaults` for what is said nowhere.
+fn env(input: &Input<'_>, defaults: &[(&str, &str)]) -> Vec<String> {
+    let mut env = over_image(&input.image.config.env, &input.env);
+    for (name, value) in defaults {
         if !env.iter().any(|(known, _)| known == name) {
-            env.push((name.to_owned(), value.to_owned()));
+            env.push(((*name).to_owned(), (*value).to_owned()));
         }
-    };
-    default("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-    default("HOSTNAME", &input.hostname);
-    default("HOME", &input.identity.home);
-    if input.container.tty == Some(true) {
-        default("TERM", "xterm");
     }
     env.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+}
+
+/// What programs of a Linux container expect to find.
+fn linux_env(input: &Input<'_>) -> Vec<String> {
+    let mut defaults = vec![
+        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+        ("HOSTNAME", input.hostname.as_str()),
+        ("HOME", input.identity.home.as_str()),
+    ];
+    if input.container.tty == Some(true) {
+        defaults.push(("TERM", "xterm"));
+    }
+    env(input, &defaults)
 }
 
 fn linux_spec(input: &Input<'_>) -> Result<Value, BundleError> {
@@ -133,7 +147,8 @@ fn linux_spec(input: &Input<'_>) -> Result<Value, BundleError> {
     if args.is_empty() {
         return Err(BundleError::NoCommand);
     }
-    let security = security::of(input);
+    refuse_unsupported(spec(input.pod))?;
+    let security = security::of(input)?;
     let amounts = Amounts::of(input.container);
     let class = qos::class(spec(input.pod));
     let identity = &input.identity;
@@ -161,7 +176,7 @@ fn linux_spec(input: &Input<'_>) -> Result<Value, BundleError> {
             "terminal": input.container.tty == Some(true),
             "user": {"uid": identity.uid, "gid": identity.gid, "additionalGids": identity.groups},
             "args": args,
-            "env": env(input),
+            "env": linux_env(input),
             "cwd": working_directory(input),
             "capabilities": security.capabilities,
             "noNewPrivileges": security.no_new_privileges,
@@ -170,6 +185,15 @@ fn linux_spec(input: &Input<'_>) -> Result<Value, BundleError> {
         "mounts": mounts(input, security.privileged),
         "linux": linux,
     }))
+}
+
+/// What would be weaker, or otherwise, than the pod asks for is not run at all.
+fn refuse_unsupported(spec: &PodSpec) -> Result<(), BundleError> {
+    match (spec.host_users, spec.share_process_namespace) {
+        (Some(false), _) => Err(BundleError::Unsupported("a user namespace of its own (hostUsers: false)")),
+        (_, Some(true)) => Err(BundleError::Unsupported("one process namespace (shareProcessNamespace)")),
+        _ => Ok(()),
+    }
 }
 
 /// Own mount and pid namespaces; network, IPC and UTS of the pod.

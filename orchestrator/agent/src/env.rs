@@ -69,19 +69,14 @@ pub(crate) fn needed(container: &Container) -> (Vec<String>, Vec<String>) {
     (maps, secrets)
 }
 
-/// The environment: the image's, then the Services', then `envFrom`, then `env`; later ones win, `$(NAME)` refers
-/// to what is known so far.
+/// What the pod says of the environment: the Services', then `envFrom`, then `env`; later ones win, `$(NAME)` refers
+/// to what is known so far. The image's own variables are none of these: `$(PATH)` stays as it is.
 pub(crate) fn environment(
     pod: &Pod,
     container: &Container,
-    image: &[String],
     sources: &Sources,
 ) -> Result<Vec<(String, String)>, ConfigError> {
     let mut env = Env::default();
-    for entry in image {
-        let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
-        env.set(name, value.to_owned());
-    }
     for (name, value) in service_variables(pod, &sources.services) {
         env.set(&name, value);
     }
@@ -94,6 +89,17 @@ pub(crate) fn environment(
         }
     }
     Ok(env.list)
+}
+
+/// The image's variables, overlaid by those of the pod.
+pub(crate) fn over_image(image: &[String], pod: &[(String, String)]) -> Vec<(String, String)> {
+    let mut env = Env::default();
+    for entry in image {
+        let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
+        env.set(name, value.to_owned());
+    }
+    pod.iter().for_each(|(name, value)| env.set(name, value.clone()));
+    env.list
 }
 
 #[derive(Default)]

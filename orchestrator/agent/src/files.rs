@@ -18,8 +18,14 @@ pub(crate) fn write(
     paths: &PodPaths,
     ip: Option<Ipv4Addr>,
 ) -> Result<(), (&'static str, io::Error)> {
-    let hostname = hostname(pod);
-    let hosts = hosts(pod, &hostname, &config.cluster_domain, ip);
+    let hostname = hostname(pod, config);
+    let hosts = if spec(pod).host_network == Some(true) {
+        let of_node = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+        let head = "# Kubernetes-managed hosts file (host network).\n";
+        format!("{head}{of_node}{}", aliases(pod))
+    } else {
+        hosts(pod, &hostname, &config.cluster_domain, ip)
+    };
     let resolv = resolv_conf(&resolvers(config, pod, &node_resolv_conf()), pod);
     let write = |file: &'static str, path: PathBuf, text: String| {
         write_atomically(&path, text.as_bytes()).map_err(|error| (file, error))
@@ -29,10 +35,19 @@ pub(crate) fn write(
     write("/etc/resolv.conf", paths.resolv_conf(), resolv)
 }
 
-/// The pod's host name: `spec.hostname`, else its name, cut at 63 bytes.
-pub(crate) fn hostname(pod: &Pod) -> String {
-    let full = spec(pod).hostname.as_deref().unwrap_or_else(|| name(pod));
-    full.get(..63).unwrap_or(full).trim_end_matches(['-', '.']).to_owned()
+/// The pod's host name: that of the node on its network; else `spec.hostname`, else its name, cut at 63 bytes; or the
+/// full name where that is asked for.
+pub(crate) fn hostname(pod: &Pod, config: &AgentConfig) -> String {
+    let spec = spec(pod);
+    if spec.host_network == Some(true) {
+        return config.node_name.clone();
+    }
+    let given = spec.hostname.as_deref().filter(|name| !name.is_empty()).unwrap_or_else(|| name(pod));
+    let short = given.get(..63).unwrap_or(given).trim_end_matches(['-', '.']);
+    let full = full_name(pod, short, &config.cluster_domain);
+    let full = full.filter(|_| spec.set_hostname_as_fqdn == Some(true));
+    // The kernel knows no longer host names than this.
+    full.filter(|full| full.len() <= 64).unwrap_or_else(|| short.to_owned())
 }
 
 /// `HOST.SUBDOMAIN.NAMESPACE.svc.DOMAIN`, for pods with a subdomain.
@@ -47,14 +62,20 @@ fn hosts(pod: &Pod, hostname: &str, domain: &str, ip: Option<Ipv4Addr>) -> Strin
          fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
     );
     if let Some(ip) = ip {
-        let full = full_name(pod, hostname, domain).map(|full| format!("{full}\t")).unwrap_or_default();
-        text.push_str(&format!("{ip}\t{full}{hostname}\n"));
+        let short = hostname.split('.').next().unwrap_or(hostname);
+        let full = full_name(pod, short, domain).map(|full| format!("{full}\t")).unwrap_or_default();
+        text.push_str(&format!("{ip}\t{full}{short}\n"));
     }
-    let aliases: Vec<_> = spec(pod).host_aliases.iter().flatten().collect();
-    if !aliases.is_empty() {
-        text.push_str("\n# Entries added by HostAliases.\n");
-    }
-    for alias in aliases {
+    text + &aliases(pod)
+}
+
+/// `hostAliases`, as lines.
+fn aliases(pod: &Pod) -> String {
+    let mut text = String::new();
+    for alias in spec(pod).host_aliases.iter().flatten() {
+        if text.is_empty() {
+            text.push_str("\n# Entries added by HostAliases.\n");
+        }
         text.push_str(&format!(
             "{}\t{}\n",
             alias.ip,
@@ -186,9 +207,33 @@ mod tests {
     }
 
     #[test]
-    fn long_names_are_cut() {
-        let mut pod = pod(serde_json::json!({"containers": []}));
-        pod.metadata.name = Some(format!("{}-{}", "a".repeat(62), "b".repeat(20)));
-        assert_eq!(hostname(&pod), "a".repeat(62));
+    fn host_names() {
+        let full = "web-0.web.shop.svc.cluster.local";
+        let table = [
+            (serde_json::json!({"containers": []}), "web-0"),
+            (serde_json::json!({"containers": [], "hostname": "db"}), "db"),
+            (serde_json::json!({"containers": [], "hostNetwork": true}), "n1"),
+            (serde_json::json!({"containers": [], "subdomain": "web"}), "web-0"),
+            (serde_json::json!({"containers": [], "subdomain": "web", "setHostnameAsFQDN": true}), full),
+        ];
+        for (spec, expected) in table {
+            assert_eq!(hostname(&pod(spec.clone()), &config()), expected, "{spec}");
+        }
+        let mut long = pod(serde_json::json!({"containers": []}));
+        long.metadata.name = Some(format!("{}-{}", "a".repeat(62), "b".repeat(20)));
+        assert_eq!(hostname(&long, &config()), "a".repeat(62));
+    }
+
+    #[test]
+    fn a_pod_on_the_node_network_sees_the_hosts_of_the_node() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = PodPaths { root: dir.path().to_owned(), run: dir.path().join("run") };
+        let pod = pod(serde_json::json!({"containers": [], "hostNetwork": true,
+            "hostAliases": [{"ip": "192.0.2.7", "hostnames": ["db"]}]}));
+        write(&config(), &pod, &paths, Some(Ipv4Addr::LOCALHOST)).unwrap();
+        let text = std::fs::read_to_string(paths.hosts()).unwrap();
+        assert!(text.contains(&std::fs::read_to_string("/etc/hosts").unwrap()), "{text}");
+        assert!(text.ends_with("192.0.2.7\tdb\n"), "{text}");
+        assert_eq!(std::fs::read_to_string(paths.hostname()).unwrap(), "n1\n");
     }
 }

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{LifecycleHandler, Pod};
 
 use crate::context::Context;
 use crate::exec::{self, ExecError, Target};
-use crate::members::{member, spec};
+use crate::members::member;
 use crate::record::parse_container_id;
 use crate::request::{self, RequestError};
 
@@ -19,15 +19,17 @@ pub(crate) enum HookError {
     Http { path: String, why: String },
 }
 
-/// Runs a hook to its end; the longest it may take is the pod's grace period.
+/// A postStart hook may take as long as it likes: its container is not started before, and may be deleted meanwhile.
+pub(crate) const ANY_TIME: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Runs a hook to its end, for at most `limit`.
 pub(crate) async fn run(
     context: &Context,
     pod: &Pod,
     target: &Target,
     hook: &LifecycleHandler,
+    limit: Duration,
 ) -> Result<(), HookError> {
-    let grace = spec(pod).termination_grace_period_seconds.unwrap_or(30).max(1);
-    let limit = Duration::from_secs(u64::try_from(grace).unwrap_or(30));
     if let Some(action) = &hook.exec {
         let command = action.command.clone().unwrap_or_default();
         let failed = |why: String| HookError::Exec { command: command.join(" "), why };

@@ -88,13 +88,16 @@ pub(crate) enum PullPolicy {
     Never,
 }
 
+/// A pull that several may wait for.
+type Pulling = Arc<OnceCell<Result<Arc<Image>, PullError>>>;
+
 /// All images of the node.
 pub(crate) struct Images {
     store: Store,
     puller: pull::Puller,
     known: Mutex<HashMap<String, Arc<Image>>>,
     /// Pulls under way, by reference: whoever wants the same waits for the same.
-    under_way: Mutex<HashMap<String, Arc<OnceCell<Result<Arc<Image>, PullError>>>>>,
+    under_way: Mutex<HashMap<String, Pulling>>,
 }
 
 // === impl ===
@@ -211,10 +214,7 @@ impl Images {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    #[expect(clippy::type_complexity, reason = "the map's type is spelled once more than in the struct")]
-    fn under_way(
-        &self,
-    ) -> std::sync::MutexGuard<'_, HashMap<String, Arc<OnceCell<Result<Arc<Image>, PullError>>>>> {
+    fn under_way(&self) -> std::sync::MutexGuard<'_, HashMap<String, Pulling>> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -17,8 +17,16 @@ const BLOCK: usize = 64 << 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Entry<'a> {
     pub(crate) time: &'a str,
+    pub(crate) stream: Stream,
     pub(crate) end: End,
     pub(crate) text: &'a [u8],
+}
+
+/// Where the program wrote it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stream {
+    Stdout,
+    Stderr,
 }
 
 /// Whether an entry ends a line of the program.
@@ -36,6 +44,8 @@ pub(crate) struct Query {
     pub(crate) since: Option<Timestamp>,
     pub(crate) timestamps: bool,
     pub(crate) limit_bytes: Option<u64>,
+    /// Only what was written there.
+    pub(crate) only: Option<Stream>,
 }
 
 // === impl ===
@@ -45,26 +55,35 @@ impl<'a> Entry<'a> {
     pub(crate) fn parse(line: &'a [u8]) -> Option<Self> {
         let mut parts = line.splitn(4, |byte| *byte == b' ');
         let time = std::str::from_utf8(parts.next()?).ok()?;
-        matches!(parts.next()?, b"stdout" | b"stderr").then_some(())?;
+        let stream = match parts.next()? {
+            b"stdout" => Stream::Stdout,
+            b"stderr" => Stream::Stderr,
+            _ => return None,
+        };
         let tags = parts.next()?;
         let text = parts.next().unwrap_or_default();
         let end =
             if tags.split(|byte| *byte == b':').any(|tag| tag == b"P") { End::Partial } else { End::Full };
-        Some(Entry { time, end, text })
+        Some(Entry { time, stream, end, text })
     }
 }
 
 impl Query {
-    /// What a reader of the log sees of a line of the file; `None` when it is not asked for.
-    fn show(&self, line: &[u8]) -> Option<Vec<u8>> {
-        let Some(entry) = Entry::parse(line) else { return None };
+    /// What a reader of the log sees of a line of the file; `None` when it is not asked for. `before` is how the
+    /// entry before ended: a time stands only where a line of the program begins.
+    fn show(&self, line: &[u8], before: &mut End) -> Option<Vec<u8>> {
+        let entry = Entry::parse(line)?;
+        if self.only.is_some_and(|only| only != entry.stream) {
+            return None;
+        }
         if let Some(since) = self.since
             && entry.time.parse::<Timestamp>().is_ok_and(|time| time < since)
         {
             return None;
         }
         let mut shown = Vec::with_capacity(entry.text.len() + 40);
-        if self.timestamps {
+        let begins = std::mem::replace(before, entry.end) == End::Full;
+        if self.timestamps && begins {
             shown.extend_from_slice(entry.time.as_bytes());
             shown.push(b' ');
         }
@@ -100,6 +119,7 @@ where
     let mut rest: Vec<u8> = Vec::new();
     let mut buffer = vec![0_u8; BLOCK];
     let mut ended = false;
+    let mut before = End::Full;
     loop {
         let read = file.read(&mut buffer).await?;
         if read == 0 {
@@ -117,7 +137,7 @@ where
             continue;
         }
         rest.extend_from_slice(&buffer[..read]);
-        let shown = take_lines(&mut rest, &query);
+        let shown = take_lines(&mut rest, &query, &mut before);
         let fits = usize::try_from(left).unwrap_or(usize::MAX).min(shown.len());
         left -= fits as u64;
         if fits > 0 && to.send(Ok(Bytes::copy_from_slice(&shown[..fits]))).await.is_err() {
@@ -130,10 +150,13 @@ where
 }
 
 /// All whole lines, as they are shown; the unfinished one stays.
-fn take_lines(rest: &mut Vec<u8>, query: &Query) -> Vec<u8> {
+fn take_lines(rest: &mut Vec<u8>, query: &Query, before: &mut End) -> Vec<u8> {
     let Some(last) = rest.iter().rposition(|byte| *byte == b'\n') else { return Vec::new() };
-    let shown =
-        rest[..last].split(|byte| *byte == b'\n').filter_map(|line| query.show(line)).flatten().collect();
+    let shown = rest[..last]
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| query.show(line, before))
+        .flatten()
+        .collect();
     rest.drain(..=last);
     shown
 }
@@ -175,9 +198,19 @@ pub(crate) fn last_lines(path: &Path, lines: u64, bytes: usize) -> Option<String
     file.seek(SeekFrom::Start(start)).ok()?;
     let mut raw = Vec::new();
     file.take(1 << 20).read_to_end(&mut raw).ok()?;
-    let shown = take_lines(&mut raw, &Query::default());
+    let shown = take_lines(&mut raw, &Query::default(), &mut End::Full);
     let from = shown.len().saturating_sub(bytes);
     (!shown.is_empty()).then(|| String::from_utf8_lossy(&shown[from..]).into_owned())
+}
+
+/// The end of a file as text; `None` when there is nothing in it.
+pub(crate) fn last_bytes(path: &Path, bytes: u64) -> Option<String> {
+    let mut file = std::fs::File::open(path).ok()?;
+    let size = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(size.saturating_sub(bytes))).ok()?;
+    let mut text = Vec::new();
+    file.take(bytes).read_to_end(&mut text).ok()?;
+    (!text.is_empty()).then(|| String::from_utf8_lossy(&text).into_owned())
 }
 
 #[cfg(test)]
@@ -213,9 +246,14 @@ mod tests {
             (Query { tail: Some(99), ..Query::default() }, "one\ntwo\n\na b  c\n"),
             (Query { since: since("2026-11-21T13:00:03Z"), ..Query::default() }, "\na b  c\n"),
             (Query { limit_bytes: Some(5), ..Query::default() }, "one\nt"),
+            (Query { only: Some(Stream::Stderr), ..Query::default() }, "two\n"),
             (
                 Query { tail: Some(1), timestamps: true, ..Query::default() },
                 "2026-11-21T13:00:04.000000001Z a b  c\n",
+            ),
+            (
+                Query { tail: Some(4), timestamps: true, limit_bytes: Some(35), ..Query::default() },
+                "2026-11-21T13:00:01.000000001Z two\n",
             ),
         ];
         for (query, expected) in table {
@@ -269,5 +307,10 @@ mod tests {
         assert_eq!(last_lines(&path, 2, 100).as_deref(), Some("\na b  c\n"));
         assert_eq!(last_lines(&path, 80, 4).as_deref(), Some("  c\n"));
         assert_eq!(last_lines(&dir.path().join("none"), 80, 4), None);
+        std::fs::write(&path, "first last").unwrap();
+        assert_eq!(last_bytes(&path, 4).as_deref(), Some("last"));
+        assert_eq!(last_bytes(&path, 100).as_deref(), Some("first last"));
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(last_bytes(&path, 4), None);
     }
 }

@@ -5,6 +5,9 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
 use crate::restart::Policy;
 
+/// Seconds for the containers of a pod whose object is gone.
+const FORCED_GRACE: i64 = 2;
+
 /// What a container is in its pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -54,15 +57,13 @@ impl Desired {
         self.gone || self.pod.metadata.deletion_timestamp.is_some()
     }
 
-    /// Seconds its containers have between TERM and KILL.
+    /// Seconds its containers have between TERM and KILL. An object that is removed while they run was removed by
+    /// force.
     pub(crate) fn grace(&self) -> i64 {
         let of_spec = spec(&self.pod).termination_grace_period_seconds.unwrap_or(30);
-        if self.ending() {
-            self.pod.metadata.deletion_grace_period_seconds.unwrap_or(of_spec)
-        } else {
-            of_spec
-        }
-        .max(0)
+        let of_deletion = self.pod.metadata.deletion_grace_period_seconds;
+        let grace = if self.ending() { of_deletion.unwrap_or(of_spec) } else { of_spec }.max(0);
+        if self.gone { grace.min(FORCED_GRACE) } else { grace }
     }
 }
 
@@ -109,4 +110,37 @@ pub(crate) fn time_from_ms(ms: u64) -> Timestamp {
         .ok()
         .and_then(|ms| Timestamp::from_millisecond(ms).ok())
         .unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn grace_is_that_of_the_deletion_and_short_by_force() {
+        // spec, deletion, gone, expected
+        let table = [
+            (None, None, false, 30),
+            (Some(5), None, false, 5),
+            (Some(60), Some(10), false, 10),
+            (Some(60), Some(0), false, 0),
+            (Some(60), None, true, 2),
+            (Some(60), Some(0), true, 0),
+            (Some(1), None, true, 1),
+        ];
+        for (of_spec, of_deletion, gone, expected) in table {
+            let mut pod: Pod = serde_json::from_value(
+                json!({"metadata": {"name": "p"}, "spec": {"containers": [], "terminationGracePeriodSeconds": of_spec}}),
+            )
+            .unwrap();
+            if of_deletion.is_some() {
+                let now = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH);
+                pod.metadata.deletion_timestamp = Some(now);
+                pod.metadata.deletion_grace_period_seconds = of_deletion;
+            }
+            let desired = Desired { pod: pod.into(), gone };
+            assert_eq!(desired.grace(), expected, "{of_spec:?} {of_deletion:?} {gone}");
+        }
+    }
 }

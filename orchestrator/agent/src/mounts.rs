@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeMount};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
+use rustix::fs::{CWD, Gid, Mode, OFlags, ResolveFlags, fchmod, fchown, fstat, mkdirat, openat, openat2};
 use serde_json::{Value, json};
 
 use crate::config::PodPaths;
@@ -139,12 +139,18 @@ fn sub_directory(root: &Path, path: &Path, generated: bool) -> io::Result<PathBu
     std::fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd()))
 }
 
+/// Makes a directory with the group and the mode of the volume: whoever may write there may write here.
 fn make_one(root: &OwnedFd, path: &Path, beneath: ResolveFlags) -> io::Result<()> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let parent =
         openat2(root, parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), beneath)?;
-    Ok(mkdirat(&parent, name, Mode::from_raw_mode(0o755))?)
+    mkdirat(&parent, name, Mode::from_raw_mode(0o755))?;
+    let of_root = fstat(root)?;
+    let made =
+        openat2(&parent, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), beneath)?;
+    fchown(&made, None, Some(Gid::from_raw(of_root.st_gid)))?;
+    Ok(fchmod(&made, Mode::from_raw_mode(of_root.st_mode & 0o7777))?)
 }
 
 #[cfg(test)]
@@ -167,7 +173,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = std::fs::canonicalize(dir.path()).unwrap();
         let sub = |path: &str| mounts(&root, json!({"name": "data", "mountPath": "/d", "subPath": path}));
+        std::fs::create_dir_all(root.join("volumes/data")).unwrap();
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o2770);
+        std::fs::set_permissions(root.join("volumes/data"), permissions).unwrap();
         assert_eq!(sub("a/b").unwrap()[0].source, root.join("volumes/data/a/b"));
+        let made = std::fs::metadata(root.join("volumes/data/a/b")).unwrap();
+        assert_eq!(std::os::unix::fs::MetadataExt::mode(&made) & 0o7777, 0o2770, "as the volume");
         std::os::unix::fs::symlink("/etc", root.join("volumes/data/out")).unwrap();
         std::os::unix::fs::symlink("a", root.join("volumes/data/in")).unwrap();
         assert_eq!(sub("in/b").unwrap()[0].source, root.join("volumes/data/a/b"));

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use catamaran_client::error::{Chain, is_already_exists};
+use catamaran_api::quantity::Quantity as Amount;
+use catamaran_client::error::{Chain, is_already_exists, is_not_found};
 use catamaran_client::lease::Heartbeat;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
@@ -32,14 +33,21 @@ const RETRY: Duration = Duration::from_secs(1);
 const RESERVED_MEMORY: i64 = 256 << 20;
 /// Free space of the data directory below which the node says so, in percent.
 const DISK_PRESSURE_PERCENT: u64 = 5;
+/// Available memory below which the node says so, in bytes.
+const MEMORY_PRESSURE: i64 = 100 << 20;
+/// Free process ids below which the node says so, in percent.
+const PID_PRESSURE_PERCENT: u64 = 5;
 
 /// What the machine has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Capacity {
     pub(crate) cpus: i64,
     pub(crate) memory: i64,
+    pub(crate) memory_available: i64,
     pub(crate) disk: u64,
     pub(crate) disk_free: u64,
+    pub(crate) pids: u64,
+    pub(crate) pids_used: u64,
 }
 
 /// Registers the node, then keeps it alive until dropped.
@@ -95,43 +103,68 @@ fn labels(config: &AgentConfig) -> BTreeMap<String, String> {
     labels
 }
 
+/// Compares what the API says of the node with what is the case, and writes where they differ: others write there
+/// too (a node that was silent for a while is declared unknown), and somebody may have removed the node.
 async fn keep_status(api: &Api<core::Node>, context: &Context) {
-    let mut written: Option<(Instant, core::NodeStatus)> = None;
+    let mut written: Option<Instant> = None;
     loop {
-        let status = status(context, Timestamp::now());
-        let due = written.as_ref().is_none_or(|(at, last)| at.elapsed() >= REPORT || !same(last, &status));
-        if due {
-            let old = written.as_ref().map(|(_, last)| last);
-            let patch = Patch::Strategic(json!({"status": with_transitions(status.clone(), old)}));
-            match api.patch_status(&context.config.node_name, &PatchParams::default(), &patch).await {
-                Ok(_) => written = Some((Instant::now(), with_transitions(status, old))),
-                Err(error) => {
-                    warn!(error = %Chain(&error), "the node's status cannot be written yet");
-                    tokio::time::sleep(RETRY).await;
-                    if catamaran_client::error::is_not_found(&error)
-                        && let Err(error) = register(api, &context.config).await
-                    {
-                        warn!(error = %Chain(&error), "the node cannot be registered again");
-                    }
-                    continue;
-                }
+        match report(api, context, written.is_none_or(|at| at.elapsed() >= REPORT)).await {
+            Ok(Written::Yes) => written = Some(Instant::now()),
+            Ok(Written::No) => {}
+            Err(error) => {
+                warn!(error = %Chain(&error), "the node's status cannot be written yet");
+                written = None;
+                tokio::time::sleep(RETRY).await;
+                continue;
             }
         }
         tokio::time::sleep(LOOK).await;
     }
 }
 
-/// Equal but for the times of heartbeats.
-fn same(a: &core::NodeStatus, b: &core::NodeStatus) -> bool {
-    let without_times = |status: &core::NodeStatus| {
-        let mut status = status.clone();
-        for condition in status.conditions.iter_mut().flatten() {
-            condition.last_heartbeat_time = None;
-            condition.last_transition_time = None;
-        }
-        status
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Written {
+    Yes,
+    No,
+}
+
+async fn report(api: &Api<core::Node>, context: &Context, due: bool) -> Result<Written, kube::Error> {
+    let name = &context.config.node_name;
+    let node = match api.get(name).await {
+        Err(error) if is_not_found(&error) => register(api, &context.config).await?,
+        other => other?,
     };
-    without_times(a) == without_times(b)
+    let said = node.status.unwrap_or_default();
+    let status = status(context, Timestamp::now());
+    if !due && same(&said, &status) {
+        return Ok(Written::No);
+    }
+    let patch = Patch::Strategic(json!({"status": with_transitions(status, Some(&said))}));
+    api.patch_status(name, &PatchParams::default(), &patch).await?;
+    Ok(Written::Yes)
+}
+
+/// Whether `said` has all that `status` says, but for the times of heartbeats. What others write beside it does not
+/// count.
+fn same(said: &core::NodeStatus, status: &core::NodeStatus) -> bool {
+    let conditions_hold = status.conditions.iter().flatten().all(|condition| {
+        let mut all = said.conditions.iter().flatten();
+        all.any(|old| {
+            (&old.type_, &old.status, &old.reason) == (&condition.type_, &condition.status, &condition.reason)
+        })
+    });
+    conditions_hold
+        && said.addresses == status.addresses
+        && amounts(said.capacity.as_ref()) == amounts(status.capacity.as_ref())
+        && amounts(said.allocatable.as_ref()) == amounts(status.allocatable.as_ref())
+        && said.node_info == status.node_info
+        && said.images.as_deref().unwrap_or_default() == status.images.as_deref().unwrap_or_default()
+}
+
+/// The same amount may be written in several ways.
+fn amounts(quantities: Option<&BTreeMap<String, Quantity>>) -> BTreeMap<&str, Option<i64>> {
+    let all = quantities.into_iter().flatten();
+    all.map(|(name, quantity)| (name.as_str(), Amount::parse(&quantity.0).ok().map(Amount::value))).collect()
 }
 
 /// A condition that says what it said before keeps its time.
@@ -201,20 +234,29 @@ fn conditions(capacity: &Capacity, now: Timestamp) -> Vec<core::NodeCondition> {
         last_heartbeat_time: Some(Time(now)),
         last_transition_time: Some(Time(now)),
     };
-    let full = capacity.disk_free < capacity.disk / 100 * DISK_PRESSURE_PERCENT;
+    let pressure =
+        |kind: &str, holds: bool, (bad, bad_text): (&str, &str), (good, good_text): (&str, &str)| {
+            if holds { condition(kind, true, bad, bad_text) } else { condition(kind, false, good, good_text) }
+        };
     vec![
-        condition(
+        pressure(
             "MemoryPressure",
-            false,
-            "KubeletHasSufficientMemory",
-            "kubelet has sufficient memory available",
+            capacity.memory_available < MEMORY_PRESSURE,
+            ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+            ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
         ),
-        if full {
-            condition("DiskPressure", true, "KubeletHasDiskPressure", "kubelet has disk pressure")
-        } else {
-            condition("DiskPressure", false, "KubeletHasNoDiskPressure", "kubelet has no disk pressure")
-        },
-        condition("PIDPressure", false, "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        pressure(
+            "DiskPressure",
+            capacity.disk_free < capacity.disk / 100 * DISK_PRESSURE_PERCENT,
+            ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+            ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ),
+        pressure(
+            "PIDPressure",
+            capacity.pids.saturating_sub(capacity.pids_used) < capacity.pids / 100 * PID_PRESSURE_PERCENT,
+            ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+            ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ),
         condition("Ready", true, "KubeletReady", "kubelet is posting ready status"),
     ]
 }
@@ -245,40 +287,106 @@ impl Capacity {
         let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let (disk, disk_free) = rustix::fs::statvfs(data)
             .map_or((0, 0), |stat| (stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize));
-        Capacity { cpus, memory: total_memory(&meminfo), disk, disk_free }
+        let number =
+            |path: &str| std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
+        let most = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).min();
+        let pids = most(number("/proc/sys/kernel/pid_max"), number("/proc/sys/kernel/threads-max"));
+        let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        Capacity {
+            cpus,
+            memory: amount(&meminfo, "MemTotal:").unwrap_or(0),
+            // A kernel that does not say has enough.
+            memory_available: amount(&meminfo, "MemAvailable:").unwrap_or(i64::MAX),
+            disk,
+            disk_free,
+            pids: pids.unwrap_or(u64::MAX),
+            pids_used: threads(&load),
+        }
     }
 }
 
-/// `MemTotal` of `/proc/meminfo`, bytes.
-fn total_memory(meminfo: &str) -> i64 {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap_or_default();
-    line.split_whitespace().next().and_then(|kib| kib.parse::<i64>().ok()).unwrap_or(0) * 1024
+/// A line of `/proc/meminfo`, in bytes.
+fn amount(meminfo: &str, key: &str) -> Option<i64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(key))?;
+    Some(line.split_whitespace().next()?.parse::<i64>().ok()? * 1024)
+}
+
+/// The number of tasks, from `/proc/loadavg` (`0.20 0.18 0.12 1/80 11206`).
+fn threads(loadavg: &str) -> u64 {
+    let field = loadavg.split_whitespace().nth(3).and_then(|field| field.split_once('/'));
+    field.and_then(|(_, total)| total.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn capacity() -> Capacity {
+        Capacity {
+            cpus: 2,
+            memory: 1 << 30,
+            memory_available: 1 << 30,
+            disk: 1000,
+            disk_free: 900,
+            pids: 1000,
+            pids_used: 10,
+        }
+    }
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(seconds).unwrap()
+    }
+
+    fn status(capacity: Capacity, time: i64) -> core::NodeStatus {
+        core::NodeStatus { conditions: Some(conditions(&capacity, at(time))), ..core::NodeStatus::default() }
+    }
+
     #[test]
-    fn memory_is_read() {
-        assert_eq!(total_memory("MemTotal:       24000000 kB\nMemFree: 1 kB\n"), 24_000_000 * 1024);
-        assert_eq!(total_memory(""), 0);
-        assert!(Capacity::of_this_machine(std::path::Path::new("/")).memory > 0);
+    fn the_machine_is_read() {
+        let meminfo = "MemTotal:       24000000 kB\nMemFree: 1 kB\n";
+        assert_eq!(amount(meminfo, "MemTotal:"), Some(24_000_000 * 1024));
+        assert_eq!(amount(meminfo, "MemAvailable:"), None);
+        assert_eq!(threads("0.20 0.18 0.12 1/80 11206\n"), 80);
+        assert_eq!(threads(""), 0);
+        let here = Capacity::of_this_machine(std::path::Path::new("/"));
+        assert!(here.memory > 0 && here.disk > 0 && here.pids > here.pids_used && here.pids_used > 0);
+    }
+
+    #[test]
+    fn pressure_is_told() {
+        let table = [
+            (capacity(), ["False", "False", "False", "True"]),
+            (Capacity { memory_available: 1 << 20, ..capacity() }, ["True", "False", "False", "True"]),
+            (Capacity { disk_free: 10, ..capacity() }, ["False", "True", "False", "True"]),
+            (Capacity { pids_used: 990, ..capacity() }, ["False", "False", "True", "True"]),
+        ];
+        for (capacity, expected) in table {
+            let said: Vec<String> = conditions(&capacity, at(1)).into_iter().map(|c| c.status).collect();
+            assert_eq!(said, expected, "{capacity:?}");
+        }
     }
 
     #[test]
     fn a_heartbeat_is_no_change_and_keeps_the_time_of_a_transition() {
-        let capacity = Capacity { cpus: 2, memory: 1, disk: 1000, disk_free: 900 };
-        let at = |seconds| Timestamp::from_second(seconds).unwrap();
-        let status = |free, time| core::NodeStatus {
-            conditions: Some(conditions(&Capacity { disk_free: free, ..capacity }, at(time))),
-            ..core::NodeStatus::default()
-        };
-        assert!(same(&status(900, 1), &status(900, 2)));
-        assert!(!same(&status(900, 1), &status(10, 2)));
-        let later = with_transitions(status(10, 2), Some(&status(900, 1)));
+        let full = Capacity { disk_free: 10, ..capacity() };
+        assert!(same(&status(capacity(), 1), &status(capacity(), 2)));
+        assert!(!same(&status(capacity(), 1), &status(full, 2)));
+        let later = with_transitions(status(full, 2), Some(&status(capacity(), 1)));
         let times: Vec<_> =
             later.conditions.unwrap().into_iter().map(|c| c.last_transition_time.unwrap().0).collect();
         assert_eq!(times, [at(1), at(2), at(1), at(1)]);
+    }
+
+    #[test]
+    fn what_others_said_is_put_right_and_what_they_added_stays() {
+        let mut said = status(capacity(), 1);
+        let conditions = said.conditions.as_mut().unwrap();
+        let added =
+            core::NodeCondition { type_: "Added".into(), status: "True".into(), ..Default::default() };
+        conditions.push(added);
+        assert!(same(&said, &status(capacity(), 2)));
+        said.conditions.as_mut().unwrap()[3].status = "Unknown".into();
+        assert!(!same(&said, &status(capacity(), 2)));
+        assert!(!same(&core::NodeStatus::default(), &status(capacity(), 2)));
     }
 }

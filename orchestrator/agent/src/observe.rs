@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use catamaran_task::spec::ContainerId;
 use catamaran_task::status::{ContainerStatus, Exit, ExitReason, State};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::images::Image;
 use crate::members::time_from_ms;
 use crate::probe::Probes;
 use crate::record::{ContainerRecord, Finished, PodRecord};
 use crate::restart::LOST;
+use crate::runtime::ShimKey;
 
 /// All that the plan and the report look at.
 #[derive(Clone, Debug, Default)]
@@ -35,9 +36,15 @@ pub(crate) struct Seen {
     /// The last step that failed, until it succeeds.
     pub(crate) trouble: Option<Trouble>,
     pub(crate) probes: Probes,
+    /// Of an attempt that was lost together with its wasm host: what its probes had said. The next attempt begins
+    /// with it, because its connections wait in the meantime and are not refused.
+    pub(crate) kept: Option<Probes>,
     pub(crate) post_start: Progress,
     pub(crate) stopping: Option<Stopping>,
 }
+
+/// For how long after its host was lost a container counts as ready still.
+const HOST_RETURNS: SignedDuration = SignedDuration::from_secs(2);
 
 /// What the shim says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -145,6 +152,21 @@ impl Observed {
             Task::Absent if record.created => Life::Ended(lost(record, now)),
             Task::Absent => Life::Fresh,
         }
+    }
+}
+
+impl Seen {
+    /// What is kept of an attempt over its end.
+    pub(crate) fn after(&self, record: &ContainerRecord, end: &Finished) -> Self {
+        let host_lost = end.reason == LOST && !matches!(record.shim, ShimKey::Oci);
+        let kept = self.kept.or(host_lost.then_some(self.probes));
+        Seen { image: self.image.clone(), kept: kept.filter(|_| host_lost), ..Seen::default() }
+    }
+
+    /// Whether a container that does not run counts as ready, because its host will be back in a moment.
+    pub(crate) fn returns(&self, record: &ContainerRecord, now: Timestamp) -> bool {
+        let lost_at = record.finished.as_ref().or(record.last.as_ref()).map(|end| end.at);
+        self.kept.is_some_and(|probes| probes.ready()) && lost_at.is_some_and(|at| now < at + HOST_RETURNS)
     }
 }
 

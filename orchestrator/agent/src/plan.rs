@@ -11,6 +11,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::images::reference::normalize;
 use crate::members::{Desired, Member, Role, members, spec};
 use crate::observe::{ImageState, Life, Observed, Prepared, Progress, Stopping};
 use crate::probe::Kind;
@@ -21,6 +22,9 @@ use crate::restart::{Verdict, crashes_after, verdict};
 const ASK_AGAIN: SignedDuration = SignedDuration::from_secs(1);
 /// For how long a fresh pull error is shown as `ErrImagePull`, before it becomes `ImagePullBackOff`.
 pub(crate) const SHOW_PULL_ERROR: SignedDuration = SignedDuration::from_secs(2);
+
+/// What a program has after TERM when its preStop hook took all the time there was.
+pub(crate) const LAST_MOMENT: SignedDuration = SignedDuration::from_secs(2);
 
 /// One thing to do. Containers are named.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +60,8 @@ pub(crate) enum Why {
     PodEnds,
     Probe(Kind),
     PostStart,
+    /// Its image in the pod's specification is another one now.
+    Changed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -230,6 +236,9 @@ impl Planner<'_> {
     fn fate(&self, member: Member<'_>, finished: &Finished) -> Verdict {
         let policy = member.policy(&self.desired.pod);
         let record = self.seen.record.containers.get(member.name());
+        if self.is_changed(member) {
+            return Verdict::At(finished.at);
+        }
         let crashes = record.map_or(1, |record| match record.finished {
             Some(_) => record.crashes,
             None => crashes_after(record, finished),
@@ -281,10 +290,19 @@ impl Planner<'_> {
         Course::GoesOn
     }
 
-    /// A running container goes down only when a probe or its postStart hook failed.
+    /// Whether the container was made from another image than its specification names now.
+    fn is_changed(&self, member: Member<'_>) -> bool {
+        let record = self.seen.record.containers.get(member.name());
+        let named = member.container.image.as_deref().and_then(|name| normalize(name).ok());
+        member.role != Role::Init
+            && record.is_some_and(|record| named.is_some_and(|named| named != record.image))
+    }
+
+    /// A running container goes down only when a probe or its postStart hook failed, or when it is to be another.
     fn supervise(&mut self, member: Member<'_>) {
         let seen = self.seen.seen(member.name());
         let why = match (seen.post_start, seen.probes.fatal()) {
+            _ if self.is_changed(member) => Why::Changed,
             (Progress::Failed, _) => Why::PostStart,
             (_, Some(kind)) => Why::Probe(kind),
             (_, None) => return,
@@ -293,7 +311,7 @@ impl Planner<'_> {
             Why::Probe(kind) => {
                 kind.of(member.container).and_then(|probe| probe.termination_grace_period_seconds)
             }
-            Why::PodEnds | Why::PostStart => None,
+            Why::PodEnds | Why::PostStart | Why::Changed => None,
         };
         let grace = of_probe.unwrap_or_else(|| self.desired.grace());
         let since = seen.stopping.map_or(self.now, |stopping| stopping.since);
@@ -389,14 +407,17 @@ impl Planner<'_> {
         true
     }
 
-    /// preStop hook and draining, then TERM, then (at the deadline) KILL.
+    /// preStop hook and draining, then TERM, then (at the deadline) KILL. A hook that is not done by then costs its
+    /// program only a [`LAST_MOMENT`]: it gets TERM all the same.
     fn stop(&mut self, name: &str, why: Why, deadline: Timestamp, drained: Progress) {
         let Some(stopping) = self.seen.seen(name).stopping else {
             self.push(Action::BeginStop(name.to_owned(), why));
             return;
         };
         let Stopping { hook, term_sent, kill_sent, .. } = stopping;
-        if self.now >= deadline {
+        let late_hook = hook == Progress::UnderWay;
+        let kill_at = if late_hook { deadline + LAST_MOMENT } else { deadline };
+        if self.now >= kill_at {
             if kill_sent {
                 self.wake(self.now + ASK_AGAIN);
             } else {
@@ -404,11 +425,11 @@ impl Planner<'_> {
             }
             return;
         }
-        self.wake(deadline);
-        let ready = hook != Progress::UnderWay && matches!(drained, Progress::Done | Progress::Failed);
-        if ready && !term_sent {
+        let ready = !late_hook && matches!(drained, Progress::Done | Progress::Failed);
+        if !term_sent && (ready || self.now >= deadline) {
             self.push(Action::Signal(name.to_owned(), Signal::Stop));
         }
+        self.wake(if self.now < deadline { deadline } else { kill_at });
     }
 }
 

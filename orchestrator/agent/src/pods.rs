@@ -3,12 +3,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use catamaran_client::error::Chain;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::runtime::WatchStreamExt;
+use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -21,6 +23,14 @@ use crate::prepare::{self, STEPS};
 use crate::shims::ShimError;
 use crate::worker::Worker;
 
+/// Pauses before the watch is begun again: short at first, since a server that restarts is back in a moment.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How long a container of no pod may take to end; it is tried again with the next list.
+const STRANGER: Duration = Duration::from_secs(5);
+/// A worker that died is replaced after this.
+const NEW_WORKER: Duration = Duration::from_secs(1);
+
 /// The workers, by pod UID.
 struct Workers {
     context: Arc<Context>,
@@ -30,11 +40,38 @@ struct Workers {
     listed: HashSet<String>,
 }
 
+/// Pauses that double.
+struct Retry {
+    next: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Retry { next: FIRST_PAUSE }
+    }
+}
+
+impl Iterator for Retry {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let pause = self.next;
+        self.next = (pause * 2).min(LONGEST_PAUSE);
+        Some(pause)
+    }
+}
+
+impl Backoff for Retry {
+    fn reset(&mut self) {
+        *self = Retry::default();
+    }
+}
+
 /// Works until dropped.
 pub(crate) async fn run(context: Arc<Context>) {
     let api: Api<Pod> = Api::all(context.client.clone());
     let mine = watcher::Config::default().fields(&format!("spec.nodeName={}", context.config.node_name));
-    let mut events = Box::pin(watcher::watcher(api, mine).default_backoff());
+    let mut events = Box::pin(watcher::watcher(api, mine).backoff(Retry::default()));
     let mut workers =
         Workers { context, updates: HashMap::new(), tasks: JoinSet::new(), listed: HashSet::new() };
     loop {
@@ -46,7 +83,11 @@ pub(crate) async fn run(context: Arc<Context>) {
             },
             Some(ended) = workers.tasks.join_next() => match ended {
                 Ok(uid) => workers.ended(&uid),
-                Err(error) => warn!(%error, "a worker died; its pod is looked at again when it changes"),
+                Err(error) => {
+                    warn!(%error, "a worker died; its pod gets a new one");
+                    tokio::time::sleep(NEW_WORKER).await;
+                    workers.replace_dead();
+                }
             },
         }
     }
@@ -103,6 +144,19 @@ impl Workers {
         }
     }
 
+    /// Gives a new worker to each pod whose worker is not there any more and did not end by itself.
+    fn replace_dead(&mut self) {
+        let dead: Vec<Desired> = self
+            .updates
+            .values()
+            .filter(|updates| updates.is_closed())
+            .map(|updates| updates.borrow().clone())
+            .collect();
+        for desired in dead {
+            self.desire(desired);
+        }
+    }
+
     /// After a list: pods that it did not name are gone. The same for what lies on this node from earlier.
     async fn sweep(&mut self) {
         let listed = std::mem::take(&mut self.listed);
@@ -155,14 +209,16 @@ impl Workers {
             };
             for container in containers.into_iter().filter(|container| !live.contains(&container.sandbox.0)) {
                 info!(id = container.id.0, "a container of no pod is ended");
-                let ended: Result<(), ShimError> = async {
+                let end = async {
                     shim.kill(&container.id, 9).await?;
                     shim.wait(&container.id).await?;
                     shim.delete(&container.id).await
-                }
-                .await;
-                if let Err(error) = ended {
-                    warn!(id = container.id.0, error = %Chain(&error), "it does not end");
+                };
+                let ended: Result<Result<(), ShimError>, _> = tokio::time::timeout(STRANGER, end).await;
+                match ended {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => warn!(id = container.id.0, error = %Chain(&error), "it does not end"),
+                    Err(_) => warn!(id = container.id.0, "it does not end in time"),
                 }
             }
         }

@@ -120,7 +120,8 @@ async fn up(step: Step, worker: &mut Worker) -> Result<(), PrepareError> {
             {
                 return Ok(());
             }
-            let (paths, hostname) = (worker.paths.clone(), files::hostname(&pod));
+            let hostname = files::hostname(&pod, &worker.context.config);
+            let paths = worker.paths.clone();
             let host_ipc = spec(&pod).host_ipc == Some(true);
             blocking(move || namespaces::set_up(&paths, &hostname, host_ipc))
                 .await
@@ -176,7 +177,6 @@ pub(crate) async fn down(
 ) -> Result<(), PrepareError> {
     match step {
         Step::Directories => {
-            context.shims.end_solo(uid(pod)).await;
             remove_cgroups(qos::class(spec(pod)), uid(pod));
             remove_tree(&paths.root.join("containers"))
         }
@@ -189,7 +189,11 @@ pub(crate) async fn down(
             blocking(move || namespaces::tear_down(&paths)).await.map_err(PrepareError::Namespaces)
         }
         Step::Volumes => Ok(volumes::tear_down(paths).await?),
-        Step::Files => Ok(()),
+        Step::Files => {
+            // Before anything it may hold open is taken away.
+            context.shims.end_solo(uid(pod)).await;
+            Ok(())
+        }
     }
 }
 

@@ -75,6 +75,16 @@ impl Probes {
         }
     }
 
+    /// These, with what another attempt of the same container was known to pass: started, and ready.
+    pub(crate) fn carrying(mut self, known: Probes) -> Self {
+        for kind in [Kind::Startup, Kind::Readiness] {
+            if known.get(kind) == Health::Pass && self.get(kind) == Health::Pending {
+                self.set(kind, Health::Pass);
+            }
+        }
+        self
+    }
+
     pub(crate) fn get(&self, kind: Kind) -> Health {
         match kind {
             Kind::Startup => self.startup,

@@ -7,16 +7,18 @@ use std::time::Duration;
 
 use catamaran_client::error::Chain;
 use k8s_openapi::api::core::v1::{Container, Pod, Probe};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use crate::context::Context;
-use crate::exec::{self, Target};
+use crate::exec::{self, ExecError, Target};
 use crate::members::{Desired, member};
 use crate::observe::{Observed, Task};
 use crate::probe::{Health, Kind, Tracker};
 use crate::record::container_id;
-use crate::request;
+use crate::request::{self, RequestError};
+use crate::runtime::ShimKey;
 
 type Verdict = (String, u32, Kind, Health);
 
@@ -38,6 +40,15 @@ struct Prober {
     tracker: Tracker,
     verdicts: Arc<Mutex<Vec<Verdict>>>,
     wake: Arc<Notify>,
+}
+
+/// Why a probe did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Unhealthy {
+    /// The container was asked.
+    Failed(String),
+    /// It could not be asked: that says nothing about it.
+    Errored(String),
 }
 
 // === impl Probers ===
@@ -144,10 +155,12 @@ impl Prober {
             // A container that is just coming up is asked more often, so that it is ready as soon as it is.
             let quick = fast.next();
             if let (Err(why), None) = (&result, quick) {
-                let text = format!("{} probe failed: {why}", self.kind.word());
+                let text = why.in_words(self.kind);
                 self.context.warning(&self.pod, Some(&self.container.name), "Unhealthy", text);
             }
-            self.take(result.is_ok());
+            if !matches!(result, Err(Unhealthy::Errored(_))) {
+                self.take(result.is_ok());
+            }
             tokio::time::sleep(quick.map_or(period, |pause| pause.min(period))).await;
         }
     }
@@ -171,43 +184,131 @@ impl Prober {
         }
     }
 
-    /// Asks once; the reason of a failure in the kubelet's words.
-    async fn ask(&self, limit: Duration) -> Result<(), String> {
-        let text = |error: &(dyn std::error::Error + 'static)| Chain(error).to_string();
-        if let Some(action) = &self.probe.exec {
-            let command = action.command.clone().unwrap_or_default();
-            return match exec::run(&self.context, &self.target, &command, limit).await {
-                Ok(output) if output.code == 0 => Ok(()),
-                Ok(output) => Err(output.text),
-                Err(error) => Err(text(&error)),
+    /// Asks once.
+    async fn ask(&self, limit: Duration) -> Result<(), Unhealthy> {
+        let probe = &self.probe;
+        if let Some(action) = &probe.exec {
+            return self.ask_program(action.command.as_deref().unwrap_or_default(), limit).await;
+        }
+        if let Some(action) = &probe.http_get {
+            let answer = request::http_get(action, &self.container, self.target.ip.into(), limit).await?;
+            return if answer.status.is_success() || answer.status.is_redirection() {
+                Ok(())
+            } else {
+                let code = answer.status.as_u16();
+                Err(Unhealthy::Failed(format!("HTTP probe failed with statuscode: {code}")))
             };
         }
-        if let Some(action) = &self.probe.http_get {
-            let ip = self.target.ip.into();
-            return match request::http_get(action, &self.container, ip, limit).await {
-                Ok(answer) if answer.status.is_success() || answer.status.is_redirection() => Ok(()),
-                Ok(answer) => Err(format!("HTTP probe failed with statuscode: {}", answer.status.as_u16())),
-                Err(error) => Err(text(&error)),
-            };
+        if let Some(action) = &probe.tcp_socket {
+            let port = request::port(&action.port, &self.container)?;
+            let address = request::resolve(action.host.as_deref(), self.target.ip.into(), port).await?;
+            return Ok(request::tcp(address, limit).await?);
         }
-        if let Some(action) = &self.probe.tcp_socket {
-            let port = request::port(&action.port, &self.container).map_err(|error| text(&error))?;
-            let ip =
-                action.host.as_deref().and_then(|host| host.parse().ok()).unwrap_or(self.target.ip.into());
-            return request::tcp(SocketAddr::new(ip, port), limit).await.map_err(|error| text(&error));
-        }
-        if let Some(action) = &self.probe.grpc {
-            let port = u16::try_from(action.port).map_err(|error| text(&error))?;
+        if let Some(action) = &probe.grpc {
+            let port = request::port(&IntOrString::Int(action.port), &self.container)?;
             let address = SocketAddr::new(self.target.ip.into(), port);
             let service = action.service.as_deref().unwrap_or_default();
-            return match request::grpc(address, service, limit).await {
-                Ok(true) => Ok(()),
-                Ok(false) => {
-                    Err(format!("service unhealthy (responded with \"NOT_SERVING\"), service {service:?}"))
-                }
-                Err(error) => Err(text(&error)),
+            return match request::grpc(address, service, limit).await? {
+                true => Ok(()),
+                false => Err(Unhealthy::Failed(format!(
+                    "service unhealthy (responded with \"NOT_SERVING\"), service {service:?}"
+                ))),
             };
         }
         Ok(())
+    }
+
+    async fn ask_program(&self, command: &[String], limit: Duration) -> Result<(), Unhealthy> {
+        if !matches!(self.target.shim, ShimKey::Oci) {
+            let text = "a wasm sandbox has no processes to run a command in; use httpGet, tcpSocket or grpc";
+            return Err(Unhealthy::Errored(text.into()));
+        }
+        match exec::run(&self.context, &self.target, command, limit).await {
+            Ok(output) if output.code == 0 => Ok(()),
+            Ok(output) => Err(Unhealthy::Failed(output.text)),
+            Err(error @ ExecError::TimedOut(_)) => Err(Unhealthy::Failed(error.to_string())),
+            Err(error) => Err(Unhealthy::Errored(Chain(&error).to_string())),
+        }
+    }
+}
+
+// === impl Unhealthy ===
+
+impl Unhealthy {
+    fn in_words(&self, kind: Kind) -> String {
+        match self {
+            Unhealthy::Failed(why) => format!("{} probe failed: {why}", kind.word()),
+            Unhealthy::Errored(why) => format!("{} probe errored: {why}", kind.word()),
+        }
+    }
+}
+
+impl From<RequestError> for Unhealthy {
+    fn from(error: RequestError) -> Self {
+        Unhealthy::Failed(Chain(&error).to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Bench;
+    use serde_json::json;
+
+    /// A readiness probe of an HTTP port that nobody listens on, every ten seconds.
+    fn prober(context: &Arc<Context>, key: ShimKey, probe: serde_json::Value) -> Prober {
+        let probe: Probe = serde_json::from_value(probe).unwrap();
+        let container = serde_json::from_value(json!({"name": "c"})).unwrap();
+        let id = container_id("u1", "c", 0);
+        Prober {
+            context: context.clone(),
+            pod: Arc::default(),
+            container,
+            kind: Kind::Liveness,
+            tracker: Tracker::new(&probe, Health::Pending),
+            probe,
+            target: Target { shim: key, id, attempt: 0, ip: std::net::Ipv4Addr::LOCALHOST },
+            verdicts: Arc::default(),
+            wake: Arc::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_asked_says_nothing_about_the_container() {
+        let mut bench = Bench::new().await;
+        let context = bench.agent();
+        let exec = json!({"exec": {"command": ["true"]}});
+        let wasm = prober(&context, ShimKey::Shared("shop".into()), exec.clone());
+        let limit = Duration::from_secs(1);
+        let told = wasm.ask(limit).await.unwrap_err();
+        assert!(matches!(&told, Unhealthy::Errored(why) if why.contains("httpGet")), "{told:?}");
+        assert!(told.in_words(Kind::Liveness).starts_with("Liveness probe errored: a wasm sandbox"));
+        let broken = prober(&context, ShimKey::Oci, exec);
+        assert!(
+            matches!(broken.ask(limit).await, Err(Unhealthy::Errored(_))),
+            "the shim knows no such container"
+        );
+        let tcp = prober(&context, ShimKey::Oci, json!({"tcpSocket": {"port": 1}}));
+        assert!(matches!(tcp.ask(limit).await, Err(Unhealthy::Failed(_))));
+        let nameless = prober(&context, ShimKey::Oci, json!({"httpGet": {"port": "none"}}));
+        assert!(matches!(nameless.ask(limit).await, Err(Unhealthy::Failed(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_keeps_its_delay_its_period_and_its_threshold() {
+        let mut bench = Bench::new().await;
+        let context = bench.agent();
+        // An address that refuses at once.
+        let probe = json!({"tcpSocket": {"port": 1, "host": "127.0.0.1"}, "initialDelaySeconds": 7,
+            "periodSeconds": 5, "failureThreshold": 3});
+        let prober = prober(&context, ShimKey::Oci, probe);
+        let (wake, verdicts) = (prober.wake.clone(), prober.verdicts.clone());
+        let begun = tokio::time::Instant::now();
+        let task = tokio::spawn(prober.run());
+        wake.notified().await;
+        // Three questions; a refusal takes no time, and at most the limit of a second each.
+        assert!((17..=20).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+        assert_eq!(*verdicts.lock().unwrap(), [("c".to_owned(), 0, Kind::Liveness, Health::Fail)]);
+        task.abort();
     }
 }

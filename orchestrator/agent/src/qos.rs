@@ -65,12 +65,19 @@ impl Amounts {
 pub(crate) fn class(spec: &PodSpec) -> Class {
     let all: Vec<Amounts> =
         spec.containers.iter().chain(spec.init_containers.iter().flatten()).map(Amounts::of).collect();
-    if all.iter().all(|amounts| *amounts == Amounts::default()) {
+    // An amount of zero is none.
+    let given = |amount: Option<i64>| amount.is_some_and(|amount| amount > 0);
+    let any = |amounts: &Amounts| {
+        [amounts.cpu_request, amounts.cpu_limit, amounts.memory_request, amounts.memory_limit]
+            .into_iter()
+            .any(given)
+    };
+    if !all.iter().any(any) {
         return Class::BestEffort;
     }
     let guaranteed = all.iter().all(|amounts| {
-        amounts.cpu_limit.is_some()
-            && amounts.memory_limit.is_some()
+        given(amounts.cpu_limit)
+            && given(amounts.memory_limit)
             && amounts.cpu_request == amounts.cpu_limit
             && amounts.memory_request == amounts.memory_limit
     });
@@ -114,6 +121,8 @@ mod tests {
         let table = [
             (serde_json::json!({}), Class::BestEffort),
             (serde_json::json!({"requests": {"cpu": "1"}}), Class::Burstable),
+            (serde_json::json!({"requests": {"cpu": "0", "memory": "0"}}), Class::BestEffort),
+            (serde_json::json!({"limits": {"cpu": "0", "memory": "1Gi"}}), Class::Burstable),
             (serde_json::json!({"limits": {"cpu": "1", "memory": "1Gi"}}), Class::Guaranteed),
             (
                 serde_json::json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m"}}),

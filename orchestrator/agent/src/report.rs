@@ -136,8 +136,13 @@ impl Report<'_> {
         let life = self.life(member);
         let running = matches!(life, Life::Running { .. });
         let started = running && seen.probes.started() && seen.post_start != Progress::UnderWay;
+        let returns = !self.desired.ending() && record.is_some_and(|record| seen.returns(record, self.now));
         let ready = match (&life, member.role) {
             (Life::Ended(end), Role::Init) => end.code == 0,
+            _ if returns => true,
+            // A container that is restarted gets no more connections. Of a pod that ends, Services know without it; what
+            // it says of itself lets them use it as the last resort.
+            _ if seen.stopping.is_some() && !self.desired.ending() => false,
             _ => member.role != Role::Init && started && seen.probes.ready(),
         };
         let (state, last) = self.states(member, life);
@@ -283,9 +288,12 @@ impl Report<'_> {
         let sidecars = init.iter().filter(|(role, _)| *role == Role::Sidecar);
         let all: Vec<_> = sidecars.chain(main).cloned().collect();
         let unready = names(&all, |_, status| !status.ready);
-        let containers =
-            if done { Some("PodCompleted") } else { (!unready.is_empty()).then_some("ContainersNotReady") };
-        let containers_text = (!done && !unready.is_empty())
+        let containers = match phase {
+            "Succeeded" => Some("PodCompleted"),
+            "Failed" => Some("PodFailed"),
+            _ => (!unready.is_empty()).then_some("ContainersNotReady"),
+        };
+        let containers_text = (containers == Some("ContainersNotReady"))
             .then(|| format!("containers with unready status: [{}]", unready.join(" ")));
         let gates = self.closed_gates(old);
         let ready = containers.or((!gates.is_empty()).then_some("ReadinessGatesNotReady"));

@@ -1,5 +1,7 @@
 //! Writes the status of one pod to the API, beside its worker: the newest counts, equal ones are not sent.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use catamaran_client::error::{Chain, is_not_found};
@@ -21,21 +23,54 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(crate) struct Reporter {
     newest: watch::Sender<Option<PodStatus>>,
     written: watch::Receiver<Option<PodStatus>>,
+    said: Arc<Mutex<Said>>,
     task: JoinHandle<()>,
+}
+
+/// What the API says, as far as we know.
+#[derive(Default)]
+struct Said {
+    /// Of the object that says it; 0: not known.
+    version: u64,
+    status: Option<PodStatus>,
 }
 
 impl Reporter {
     pub(crate) fn new(client: kube::Client, pod: &Pod) -> Self {
         let (newest, receiver) = watch::channel(None);
         let (done, written) = watch::channel(None);
+        // What the API said when we began counts as written.
+        let said = Arc::new(Mutex::new(Said { version: version(pod), status: pod.status.clone() }));
         let writer = Writer {
             api: Api::namespaced(client, namespace(pod)),
             name: name(pod).to_owned(),
             uid: uid(pod).to_owned(),
-            // What the API said when we began counts as written.
-            last: pod.status.clone(),
+            said: said.clone(),
         };
-        Reporter { newest, written, task: tokio::spawn(writer.run(receiver, done)) }
+        Reporter { newest, written, said, task: tokio::spawn(writer.run(receiver, done)) }
+    }
+
+    /// Takes note of what the API says by now. What somebody else wrote over our words is written again with the next
+    /// report.
+    pub(crate) fn observe(&self, pod: &Pod) {
+        let overwritten = {
+            let mut said = lock(&self.said);
+            if version(pod) <= said.version {
+                return; // an older state, or our own write
+            }
+            said.version = version(pod);
+            let ours = self.newest.borrow();
+            let differs = ours.as_ref().zip(pod.status.as_ref()).is_some_and(|(ours, theirs)| {
+                self.written.borrow().as_ref() == Some(ours) && gist(ours) != gist(theirs)
+            });
+            if differs {
+                said.status.clone_from(&pod.status);
+            }
+            differs
+        };
+        if overwritten {
+            self.newest.send_modify(|_| {});
+        }
     }
 
     /// Takes a status to be written soon.
@@ -66,7 +101,38 @@ struct Writer {
     api: Api<Pod>,
     name: String,
     uid: String,
-    last: Option<PodStatus>,
+    said: Arc<Mutex<Said>>,
+}
+
+/// The version of an object. The API's versions are numbers that grow.
+fn version(pod: &Pod) -> u64 {
+    pod.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
+}
+
+fn lock(said: &Mutex<Said>) -> std::sync::MutexGuard<'_, Said> {
+    // A panic while holding it cannot leave it half-changed.
+    said.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What nobody but the agent has a say in.
+#[derive(Debug, PartialEq, Eq)]
+struct Gist<'a> {
+    phase: Option<&'a str>,
+    conditions: BTreeMap<&'a str, &'a str>,
+    /// Ready, and how often restarted.
+    containers: BTreeMap<&'a str, (bool, i32)>,
+}
+
+fn gist(status: &PodStatus) -> Gist<'_> {
+    const OURS: [&str; 4] = ["Initialized", "Ready", "ContainersReady", "PodReadyToStartContainers"];
+    let conditions = status.conditions.iter().flatten();
+    let conditions = conditions.map(|condition| (condition.type_.as_str(), condition.status.as_str()));
+    let containers = status.container_statuses.iter().flatten();
+    Gist {
+        phase: status.phase.as_deref(),
+        conditions: conditions.filter(|(kind, _)| OURS.contains(kind)).collect(),
+        containers: containers.map(|one| (one.name.as_str(), (one.ready, one.restart_count))).collect(),
+    }
 }
 
 impl Writer {
@@ -100,19 +166,29 @@ impl Writer {
 
     /// True when there is nothing left to do about this status.
     async fn write(&mut self, status: &PodStatus) -> bool {
-        if self.last.as_ref().is_some_and(|last| same(last, status)) {
+        let last = lock(&self.said).status.clone();
+        if last.as_ref().is_some_and(|last| same(last, status)) {
             return true;
         }
-        let patch = serde_json::json!({"metadata": {"uid": self.uid}, "status": with_nulls(status, self.last.as_ref())});
-        match self.api.patch_status(&self.name, &PatchParams::default(), &Patch::Strategic(patch)).await {
-            Ok(_) => {
-                self.last = Some(status.clone());
+        let status_patch = with_nulls(status, last.as_ref());
+        let patch =
+            Patch::Strategic(serde_json::json!({"metadata": {"uid": self.uid}, "status": status_patch}));
+        match self.api.patch_status(&self.name, &PatchParams::default(), &patch).await {
+            Ok(pod) => {
+                let mut said = lock(&self.said);
+                said.status = Some(status.clone());
+                said.version = said.version.max(version(&pod));
                 true
             }
             Err(error) if is_not_found(&error) => true,
-            Err(kube::Error::Api(answer)) if answer.code == 409 || answer.code == 422 => {
-                // Another pod has this name by now, or the server finds fault: sending it again does not help.
+            Err(kube::Error::Api(answer)) if answer.code == 409 => {
+                // Another pod has this name by now.
                 debug!(pod = self.name, answer = answer.message, "the status is refused");
+                true
+            }
+            Err(kube::Error::Api(answer)) if answer.code == 422 => {
+                // Sending it again does not help.
+                warn!(pod = self.name, answer = answer.message, "the server finds fault with the status");
                 true
             }
             Err(error) => {
@@ -150,7 +226,8 @@ fn same(last: &PodStatus, status: &PodStatus) -> bool {
         }
         ours.observed_generation = None;
         ours.nominated_node_name = None;
-        ours
+        // As the API has it: times in whole seconds.
+        serde_json::to_value(ours).unwrap_or_default()
     };
     let names: Vec<String> =
         status.conditions.iter().flatten().map(|condition| condition.type_.clone()).collect();
@@ -202,6 +279,16 @@ mod tests {
     }
 
     #[test]
+    fn fractions_of_a_second_are_not_said() {
+        let at = |time: &str| PodStatus {
+            start_time: Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(time.parse().unwrap())),
+            ..PodStatus::default()
+        };
+        assert!(same(&at("2026-01-01T00:00:07Z"), &at("2026-01-01T00:00:07.25Z")));
+        assert!(!same(&at("2026-01-01T00:00:07Z"), &at("2026-01-01T00:00:08Z")));
+    }
+
+    #[test]
     fn what_is_no_longer_said_is_taken_back() {
         let last = status(serde_json::json!({"reason": "DeadlineExceeded", "message": "late"}));
         let new = status(serde_json::json!({"conditions": [{"type": "Ready", "status": "True"}]}));
@@ -209,6 +296,18 @@ mod tests {
         assert_eq!(patch["reason"], serde_json::Value::Null);
         assert!(patch.as_object().unwrap().contains_key("message"));
         assert!(patch["conditions"][0].as_object().unwrap().contains_key("reason"));
+    }
+
+    #[test]
+    fn words_that_somebody_wrote_over_are_known_by_their_gist() {
+        let of = |ready: &str, time: &str| {
+            status(serde_json::json!({"phase": "Running", "conditions": [
+                {"type": "Ready", "status": ready, "lastTransitionTime": time},
+                {"type": "example.com/gate", "status": ready}]}))
+        };
+        let (ours, later) = (of("True", "2026-01-01T00:00:00Z"), of("True", "2026-01-02T00:00:00Z"));
+        assert_eq!(gist(&ours), gist(&later));
+        assert_ne!(gist(&ours), gist(&of("False", "2026-01-01T00:00:00Z")));
     }
 
     #[test]

@@ -24,6 +24,12 @@ const LONGEST_BODY: usize = 10 << 10;
 pub(crate) enum RequestError {
     #[error("the port {0:?} is no port of the container")]
     Port(String),
+    #[error("dial tcp: lookup {host}")]
+    Name {
+        host: String,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("dial tcp {address}")]
     Connect {
         address: SocketAddr,
@@ -81,10 +87,7 @@ pub(crate) async fn http_get(
     let port = port(&action.port, container)?;
     let secure = action.scheme.as_deref() == Some("HTTPS");
     let host = action.host.clone().filter(|host| !host.is_empty());
-    let address = match host.as_deref().map(str::parse) {
-        Some(Ok(other)) => SocketAddr::new(other, port),
-        _ => SocketAddr::new(ip, port),
-    };
+    let address = resolve(host.as_deref(), ip, port).await?;
     let path = action.path.clone().filter(|path| !path.is_empty()).unwrap_or_else(|| "/".into());
     let path = if path.starts_with('/') { path } else { format!("/{path}") };
     let url = format!("{}://{address}{path}", if secure { "https" } else { "http" });
@@ -145,6 +148,17 @@ async fn connect(address: SocketAddr, secure: bool) -> Result<Box<dyn Stream>, R
         .with_no_client_auth();
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     Ok(Box::new(connector.connect(ServerName::from(address.ip()), stream).await.map_err(failed)?))
+}
+
+/// Where a question goes: to the pod, unless a probe or hook names another host.
+pub(crate) async fn resolve(host: Option<&str>, pod: IpAddr, port: u16) -> Result<SocketAddr, RequestError> {
+    let Some(host) = host.filter(|host| !host.is_empty()) else { return Ok(SocketAddr::new(pod, port)) };
+    if let Ok(ip) = host.parse() {
+        return Ok(SocketAddr::new(ip, port));
+    }
+    let failed = |source| RequestError::Name { host: host.to_owned(), source };
+    let mut found = tokio::net::lookup_host((host, port)).await.map_err(failed)?;
+    found.next().ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))
 }
 
 /// `tcpSocket`: whether somebody accepts.
@@ -277,6 +291,17 @@ mod tests {
         assert!(is_serving(&[0, 0, 0, 0, 2, 8, 1]));
         assert!(!is_serving(&[0, 0, 0, 0, 2, 8, 2]));
         assert!(!is_serving(&[]));
+    }
+
+    #[tokio::test]
+    async fn a_question_goes_to_the_pod_or_where_it_is_told() {
+        let pod = IpAddr::from([10, 128, 0, 9]);
+        let table =
+            [(None, "10.128.0.9:80"), (Some(""), "10.128.0.9:80"), (Some("192.0.2.1"), "192.0.2.1:80")];
+        for (host, expected) in table {
+            assert_eq!(resolve(host, pod, 80).await.unwrap().to_string(), expected);
+        }
+        assert!(resolve(Some("localhost"), pod, 80).await.unwrap().ip().is_loopback());
     }
 
     #[tokio::test]

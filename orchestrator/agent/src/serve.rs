@@ -251,10 +251,26 @@ pub(crate) fn find_container(
     }
     let made = record.containers.get(container).filter(|record| record.created || record.last.is_some());
     let waiting = || {
-        let text = format!("container {container:?} in pod {name:?} is waiting to start: ContainerCreating");
+        let why = waits_for(pod, container);
+        let text = format!("container {container:?} in pod {name:?} is waiting to start: {why}");
         Refusal(StatusCode::BAD_REQUEST, text)
     };
     made.cloned().ok_or_else(waiting)
+}
+
+/// Why a container was never made, as its status says.
+fn waits_for(pod: &Pod, container: &str) -> String {
+    let status = pod.status.as_ref();
+    let lists = status.map(|status| [&status.init_container_statuses, &status.container_statuses]);
+    let mut all = lists.into_iter().flatten().flatten().flatten();
+    let waiting = all
+        .find(|status| status.name == container)
+        .and_then(|status| status.state.as_ref()?.waiting.as_ref());
+    match waiting.and_then(|waiting| waiting.reason.as_deref()) {
+        Some("ErrImagePull" | "ImagePullBackOff") => "trying and failing to pull image".to_owned(),
+        Some(reason) => reason.to_owned(),
+        None => "ContainerCreating".to_owned(),
+    }
 }
 
 /// The last message on an error channel, and bodies of refusals: a `Status`.

@@ -38,12 +38,15 @@ const SETTLED: Duration = Duration::from_secs(1);
 /// Pause between two attempts to reach a shim that starts.
 const KNOCK: Duration = Duration::from_millis(2);
 
+/// The process that stands for a key, once it is known; whoever starts or finds it holds the lock.
+type Slot = Arc<Mutex<Option<Arc<Shim>>>>;
+
 /// All shims of the node.
 pub(crate) struct Shims {
     executable: PathBuf,
     paths: Paths,
     wakers: Arc<Wakers>,
-    slots: Mutex<HashMap<ShimKey, Arc<Mutex<Option<Arc<Shim>>>>>>,
+    slots: Mutex<HashMap<ShimKey, Slot>>,
 }
 
 /// One running shim.
@@ -190,6 +193,14 @@ impl ShimError {
         matches!(self, ShimError::Refused(TaskError::NotFound(_)))
     }
 
+    /// The shim ended, or did not answer: what was asked of it may have been done.
+    pub(crate) fn is_lost(&self) -> bool {
+        matches!(
+            self,
+            ShimError::Dead | ShimError::Ended { .. } | ShimError::Refused(TaskError::Unavailable(_))
+        )
+    }
+
     pub(crate) fn is_already_exists(&self) -> bool {
         matches!(self, ShimError::Refused(TaskError::AlreadyExists(_)))
     }
@@ -202,7 +213,7 @@ impl Shims {
         Shims { executable, paths, wakers, slots: Mutex::default() }
     }
 
-    async fn slot(&self, key: &ShimKey) -> Arc<Mutex<Option<Arc<Shim>>>> {
+    async fn slot(&self, key: &ShimKey) -> Slot {
         self.slots.lock().await.entry(key.clone()).or_default().clone()
     }
 

@@ -8,8 +8,9 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::bundle::{self, BundleError, Input};
 use crate::env::ConfigError;
-use crate::identity::IdentityError;
+use crate::identity::{Identity, IdentityError};
 use crate::images::Image;
+use crate::images::detect::ImageKind;
 use crate::listeners::{ListenError, Site};
 use crate::members::{member, name, namespace, spec, uid};
 use crate::mounts::MountError;
@@ -58,6 +59,17 @@ impl StartError {
             _ => "CreateContainerError",
         }
     }
+
+    /// The shim went away meanwhile: nobody knows what came of it, and the next look tells.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        match self {
+            StartError::Shim(source) | StartError::Create(source) | StartError::Run { source } => {
+                source.is_lost()
+            }
+            StartError::Listen(ListenError::HandOver { source, .. }) => source.is_lost(),
+            _ => false,
+        }
+    }
 }
 
 /// Makes the container's next attempt and starts it.
@@ -77,6 +89,7 @@ pub(crate) async fn start(worker: &mut Worker, container: &str) -> Result<(), St
     match shim.create(spec).await {
         Ok(_) => {}
         Err(error) if error.is_already_exists() => {}
+        Err(error) if error.is_lost() => return Err(StartError::Create(error)),
         Err(error) => {
             // Whatever is half-made of it must not stand in the way of the next try.
             let _ = shim.delete(&id).await;
@@ -123,17 +136,20 @@ pub(crate) async fn run(worker: &mut Worker, container: &str) -> Result<(), Star
 async fn run_in(worker: &mut Worker, container: &str, shim: &Arc<Shim>) -> Result<(), StartError> {
     let record = worker.seen.record.containers.get(container).ok_or(StartError::NotPrepared)?;
     let id = container_id(worker.uid(), container, record.attempt);
+    let probes = member(&worker.desired.pod, container)
+        .map(|member| Probes::initial(member.container))
+        .unwrap_or_default();
+    let seen = worker.entry(container);
+    // Before the call: it may take effect though no answer comes.
+    seen.probes = seen.kept.take().map_or(probes, |kept| probes.carrying(kept));
     match shim.start(&id).await {
         Ok(status) => {
-            let probes = member(&worker.desired.pod, container)
-                .map(|member| Probes::initial(member.container))
-                .unwrap_or_default();
             let seen = worker.entry(container);
             seen.task = Task::from_status(status);
-            seen.probes = probes;
             seen.trouble = None;
             Ok(())
         }
+        Err(source) if source.is_lost() => Err(StartError::Run { source }),
         Err(source) => {
             // Its logs stay; the next attempt is another container.
             let _ = shim.delete(&id).await;
@@ -190,7 +206,7 @@ async fn container_spec(
     let id = container_id(uid(pod), container, attempt);
     let ip: Ipv4Addr = sandbox.ip;
     let sources = context.objects.sources(pod, member.container, ip, &context.config).await?;
-    let env = crate::env::environment(pod, member.container, &image.config.env, &sources)?;
+    let env = crate::env::environment(pod, member.container, &sources)?;
     let directory = worker.paths.container(container);
     std::fs::create_dir_all(&directory).map_err(StartError::Files)?;
     let termination_log = worker.paths.termination_log(container, attempt);
@@ -199,7 +215,11 @@ async fn container_spec(
     let log = crate::config::log_file(&log_dir, container, attempt);
     std::fs::create_dir_all(log.parent().unwrap_or(&log_dir)).map_err(StartError::Files)?;
     let mounts = crate::mounts::of_container(pod, member.container, &worker.paths, &env)?;
-    let identity = crate::identity::resolve(pod, member.container, image)?;
+    // A wasm sandbox has no users: nothing in it is root.
+    let identity = match image.kind {
+        ImageKind::Linux => crate::identity::resolve(pod, member.container, image)?,
+        ImageKind::Wasm(_) => Identity::default(),
+    };
     let resolvers = crate::files::resolvers(&context.config, pod, &crate::files::node_resolv_conf());
     let input = Input {
         pod,
@@ -215,7 +235,7 @@ async fn container_spec(
         log,
         stdin: crate::stdin::of(&context.paths, &record.shim, &id, member.container)
             .map_err(StartError::Files)?,
-        hostname: crate::files::hostname(pod),
+        hostname: crate::files::hostname(pod, &context.config),
         resolvers,
         cluster_ranges: &context.config.cluster_ranges,
         node_memory: context.node_memory,

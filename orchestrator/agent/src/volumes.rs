@@ -141,25 +141,38 @@ fn fs_group(pod: &Pod) -> Option<u32> {
     spec(pod).security_context.as_ref()?.fs_group.and_then(|group| u32::try_from(group).ok())
 }
 
-/// A directory of the pod's own, or a tmpfs.
+/// A directory of the pod's own, or a tmpfs. It has its name only once it is whole: a start that was interrupted
+/// half-way begins again.
 fn empty_dir(empty: &EmptyDirVolumeSource, pod: &Pod, place: &Path) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let fresh = !place.exists();
-    std::fs::create_dir_all(place)?;
+    if !place.exists() {
+        let mut new = place.as_os_str().to_owned();
+        new.push(".new");
+        let new = Path::new(&new);
+        std::fs::create_dir_all(new)?;
+        give(new, fs_group(pod))?;
+        std::fs::rename(new, place)?;
+    }
     if empty.medium.as_deref() == Some("Memory") && !is_mount_point(place)? {
         let limit =
             empty.size_limit.as_ref().and_then(|limit| Quantity::parse(&limit.0).ok()).map(Quantity::value);
         let size = limit.filter(|bytes| *bytes > 0).map(|bytes| format!(",size={bytes}")).unwrap_or_default();
-        let options = std::ffi::CString::new(format!("mode=0777{size}"))?;
+        let group = fs_group(pod).map(|group| format!(",gid={group}")).unwrap_or_default();
+        let mode = mode_of_empty_dir(fs_group(pod));
+        let options = std::ffi::CString::new(format!("mode={mode:o}{group}{size}"))?;
         mount("tmpfs", place, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(&*options))?;
     }
-    if fresh {
-        let group = fs_group(pod);
-        std::os::unix::fs::chown(place, None, group)?;
-        let mode = if group.is_some() { 0o2777 } else { 0o777 };
-        std::fs::set_permissions(place, std::fs::Permissions::from_mode(mode))?;
-    }
     Ok(())
+}
+
+/// Everybody may write; with a group, what is made in it belongs to the group.
+fn mode_of_empty_dir(group: Option<u32>) -> u32 {
+    if group.is_some() { 0o2777 } else { 0o777 }
+}
+
+fn give(directory: &Path, group: Option<u32>) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::os::unix::fs::chown(directory, None, group)?;
+    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(mode_of_empty_dir(group)))
 }
 
 /// Checks, and where the type says so makes, what lies on the node.
@@ -168,7 +181,8 @@ fn host_path(host: &HostPathVolumeSource, volume: &Volume) -> Result<(), VolumeE
     let path = Path::new(&host.path);
     let kind = host.type_.as_deref().unwrap_or_default();
     let made = match kind {
-        "DirectoryOrCreate" if !path.exists() => std::fs::create_dir_all(path),
+        // Nothing is checked; what is missing becomes a directory, as container runtimes do it.
+        "" | "DirectoryOrCreate" if !path.exists() => std::fs::create_dir_all(path),
         "FileOrCreate" if !path.exists() => std::fs::File::create(path).map(drop),
         _ => Ok(()),
     };
@@ -191,9 +205,8 @@ fn host_path(host: &HostPathVolumeSource, volume: &Volume) -> Result<(), VolumeE
     if good {
         return Ok(());
     }
-    let expected =
-        if kind.is_empty() { "file or directory that exists".to_owned() } else { kind.to_lowercase() };
-    Err(VolumeError::HostPath { volume: volume.name.clone(), path: host.path.clone(), expected })
+    let (volume, path, expected) = (volume.name.clone(), host.path.clone(), kind.to_lowercase());
+    Err(VolumeError::HostPath { volume, path, expected })
 }
 
 #[cfg(test)]
@@ -220,6 +233,7 @@ mod tests {
 
     #[tokio::test]
     async fn memory_is_a_mount_that_goes_away() {
+        use std::os::unix::fs::MetadataExt;
         let dir = tempfile::tempdir().unwrap();
         let paths = PodPaths { root: dir.path().to_owned(), run: dir.path().join("run") };
         let source = serde_json::from_value(json!({"medium": "Memory", "sizeLimit": "1Mi"})).unwrap();
@@ -227,6 +241,10 @@ mod tests {
             empty_dir(&source, &pod(json!({})), &paths.volume("m")).unwrap();
         }
         assert!(is_mount_point(&paths.volume("m")).unwrap());
+        let group = pod(json!({"fsGroup": 2000}));
+        empty_dir(&source, &group, &paths.volume("g")).unwrap();
+        let meta = std::fs::metadata(paths.volume("g")).unwrap();
+        assert_eq!((meta.gid(), meta.mode() & 0o7777), (2000, 0o2777));
         assert!(std::fs::write(paths.volume("m").join("big"), vec![0; 2 << 20]).is_err());
         tear_down(&paths).await.unwrap();
         tear_down(&paths).await.unwrap();
@@ -241,7 +259,8 @@ mod tests {
             let source = HostPathVolumeSource { path: path(name), type_: Some(kind.to_owned()) };
             host_path(&source, &Volume { name: "v".into(), ..Volume::default() })
         };
-        assert!(check("none", "").is_err());
+        assert!(check("any", "").is_ok());
+        assert!(dir.path().join("any").is_dir());
         assert!(check("d", "Directory").is_err());
         assert!(check("d", "DirectoryOrCreate").is_ok());
         assert!(check("d", "File").is_err());

@@ -9,8 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tracing::{Instrument, info_span, warn};
 
 use crate::config::PodPaths;
@@ -31,7 +33,8 @@ use crate::runtime::ShimKey;
 /// After so many turns without a pause the worker takes one: a plan that does not come to rest must not eat a core.
 const TURNS: u32 = 50;
 const BREATHER: Duration = Duration::from_secs(1);
-/// A worker looks at its pod at least this often: refreshes volumes, notices what no event told.
+/// A worker looks at its pod at least this often, to notice what no event told; and as often it brings volumes up to
+/// date.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// One pod's worker.
@@ -46,11 +49,21 @@ pub(crate) struct Worker {
     pub(crate) reporter: Reporter,
     updates: watch::Receiver<Desired>,
     wake: Arc<Notify>,
+    /// When the volumes were last brought up to date, or begun to.
+    refreshed: Instant,
+}
+
+/// An image that was asked for.
+pub(crate) struct Pulled {
+    pub(crate) container: String,
+    /// Its name in the specification, at that time.
+    pub(crate) image: String,
+    pub(crate) result: Result<Arc<Image>, PullError>,
 }
 
 /// What ran beside the worker and is done.
 pub(crate) enum Beside {
-    Pulled(String, Result<Arc<Image>, PullError>),
+    Pulled(Pulled),
     PostStart {
         container: String,
         attempt: u32,
@@ -99,6 +112,7 @@ impl Worker {
             reporter,
             updates,
             wake,
+            refreshed: Instant::now(),
         };
         worker.recall();
         worker
@@ -204,7 +218,9 @@ impl Worker {
 
     /// One turn of the loop.
     async fn turn(&mut self) -> (Turn, Plan) {
-        self.desired = self.updates.borrow_and_update().clone();
+        let before = std::mem::replace(&mut self.desired, self.updates.borrow_and_update().clone());
+        self.forget_images(&before.pod);
+        self.reporter.observe(&self.desired.pod);
         self.observe().await;
         let now = Timestamp::now();
         let plan = {
@@ -217,6 +233,22 @@ impl Worker {
             self.report();
         }
         (turn, plan)
+    }
+
+    /// A container whose image in the specification changed begins with that one, whatever went wrong before.
+    fn forget_images(&mut self, before: &Arc<Pod>) {
+        if Arc::ptr_eq(before, &self.desired.pod) {
+            return;
+        }
+        for now in members(&self.desired.pod) {
+            let then = member(before, now.name()).map(|member| &member.container.image);
+            if then.is_some_and(|image| *image != now.container.image)
+                && let Some(seen) = self.seen.containers.get_mut(now.name())
+            {
+                seen.image = ImageState::Idle;
+                seen.trouble = None;
+            }
+        }
     }
 
     /// Asks the shims about all containers that may be alive, and takes the probes' verdicts.
@@ -315,17 +347,22 @@ impl Worker {
                     self.take(done);
                 }
             }
-            () = tokio::time::sleep(until_wake) => self.refresh_volumes(),
+            () = tokio::time::sleep(until_wake) => {}
         }
         while let Some(Ok(done)) = self.beside.try_join_next() {
             self.take(done);
+        }
+        // A pod that is woken again and again must not miss it.
+        if self.refreshed.elapsed() >= LOOK_AGAIN {
+            self.refreshed = Instant::now();
+            self.refresh_volumes();
         }
     }
 
     /// Takes the result of something that ran beside.
     fn take(&mut self, done: Beside) {
         match done {
-            Beside::Pulled(container, result) => self.take_pull(&container, result),
+            Beside::Pulled(pulled) => self.take_pull(pulled),
             Beside::PostStart { container, attempt, result } => {
                 if let Err(error) = &result {
                     let pod = self.desired.pod.clone();
@@ -356,9 +393,13 @@ impl Worker {
         self.seen.record.containers.get(container).is_some_and(|record| record.attempt == attempt)
     }
 
-    fn take_pull(&mut self, container: &str, result: Result<Arc<Image>, PullError>) {
+    fn take_pull(&mut self, Pulled { container, image, result }: Pulled) {
         let now = Timestamp::now();
         let pod = self.desired.pod.clone();
+        let container = container.as_str();
+        if member(&pod, container).is_none_or(|member| member.container.image.as_ref() != Some(&image)) {
+            return; // another image is wanted by now
+        }
         let seen = self.seen.containers.entry(container.to_owned()).or_default();
         let before = match &seen.image {
             ImageState::Failed(trouble) => trouble.failures,
@@ -368,33 +409,33 @@ impl Worker {
             Ok(image) => seen.image = ImageState::Here(image),
             Err(error) => {
                 let failures = seen.trouble.take().map_or(before, |trouble| trouble.failures) + 1;
-                let message = error.text();
+                // Whether an image that must not be pulled is here costs nothing to ask.
+                let pause = match error {
+                    PullError::Never(_) => retry_pause(1),
+                    _ => retry_pause(failures),
+                };
                 seen.image = ImageState::Failed(Trouble {
                     reason: error.reason(),
-                    message: message.clone(),
+                    message: error.text(),
                     since: now,
-                    retry_at: now + retry_pause(failures),
+                    retry_at: now + pause,
                     failures,
                 });
-                let image =
-                    member(&pod, container).and_then(|m| m.container.image.clone()).unwrap_or_default();
-                self.context.warning(
-                    &pod,
-                    Some(container),
-                    "Failed",
-                    format!("Failed to pull image {image:?}: {message}"),
-                );
-                self.context.warning(&pod, Some(container), "Failed", format!("Error: {}", error.reason()));
-                if error.reason() == "ErrImagePull" {
-                    self.context.normal(
-                        &pod,
-                        Some(container),
-                        "BackOff",
-                        format!("Back-off pulling image {image:?}"),
-                    );
-                    self.context.warning(&pod, Some(container), "Failed", "Error: ImagePullBackOff");
-                }
+                self.tell_pull_error(&pod, container, &error);
             }
+        }
+    }
+
+    fn tell_pull_error(&self, pod: &Pod, container: &str, error: &PullError) {
+        let image = member(pod, container).and_then(|m| m.container.image.clone()).unwrap_or_default();
+        let tell = |reason: &str, text: String| self.context.warning(pod, Some(container), reason, text);
+        let (reason, text) = error.event(&image);
+        tell(reason, text);
+        tell("Failed", format!("Error: {}", error.reason()));
+        if error.reason() == "ErrImagePull" {
+            let text = format!("Back-off pulling image {image:?}");
+            self.context.normal(pod, Some(container), "BackOff", text);
+            tell("Failed", "Error: ImagePullBackOff".to_owned());
         }
     }
 

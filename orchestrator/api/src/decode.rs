@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::kind::{self, GroupVersionKind, Resource};
 use crate::schema::{self, Struct, Type};
-use crate::{protobuf, yaml};
+use crate::{depth, protobuf, yaml};
 
 mod any;
 mod node;
@@ -228,6 +228,7 @@ pub fn untyped(
             .map_err(|e| syntax(format!("yaml parse error: {e}")))?,
         ContentType::Protobuf => protobuf::decode(body).map_err(|e| syntax(e.to_string()))?,
     };
+    check_depth(&object, "object")?;
     settle(object, GroupVersionKind { group: "", version: "", kind: "object" }, context, strictness)
 }
 
@@ -253,12 +254,22 @@ fn finish(
     strictness: Strictness,
 ) -> Result<Decoded, DecodeError> {
     let mut object = value.unwrap_or_else(|| Value::Object(Map::new()));
+    check_depth(&object, wanted.kind)?;
     check_type_meta(&object, wanted)?;
     if let Value::Object(fields) = &mut object {
         fields.insert("apiVersion".into(), wanted.api_version().into());
         fields.insert("kind".into(), wanted.kind.into());
     }
     settle(object, wanted, context, strictness)
+}
+
+/// JSON bodies have their limit in the parser; YAML, protobuf and patches may come to more.
+fn check_depth(object: &Value, wanted: &'static str) -> Result<(), DecodeError> {
+    if depth::of(object) <= depth::LIMIT {
+        return Ok(());
+    }
+    let reason = format!("values are nested more than {} levels deep", depth::LIMIT);
+    Err(DecodeError::Syntax { wanted, reason })
 }
 
 fn settle(

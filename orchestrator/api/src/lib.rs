@@ -37,4 +37,5 @@ pub mod validate;
 /// YAML as Kubernetes reads it.
 mod yaml;
 
+mod depth;
 mod fields;

@@ -12,6 +12,9 @@ pub const ORPHAN_FINALIZER: &str = "orphan";
 /// The finalizer that keeps an owner until its blocking dependents are gone.
 pub const FOREGROUND_FINALIZER: &str = "foregroundDeletion";
 
+/// No deletion waits for longer (100 years): any number may be asked for, and the end must be a time.
+const LONGEST_GRACE: i64 = 100 * 365 * 86_400;
+
 /// A text field of `metadata`, empty when absent.
 fn text<'a>(object: &'a Value, field: &str) -> &'a str {
     object.get("metadata").and_then(|m| m.get(field)).and_then(Value::as_str).unwrap_or_default()
@@ -361,10 +364,11 @@ pub fn begin_deletion(resource: &Resource, object: &mut Value, now: Timestamp, g
     }
     let first = !is_being_deleted(object);
     let begun = match (deletion_timestamp(object), deletion_grace_period(object)) {
-        (Some(end), Some(grace)) => end - jiff::SignedDuration::from_secs(grace),
+        (Some(end), Some(grace)) => end.checked_sub(jiff::SignedDuration::from_secs(grace)).unwrap_or(now),
         _ => now,
     };
-    let end = begun + jiff::SignedDuration::from_secs(grace_seconds);
+    let grace_seconds = grace_seconds.min(LONGEST_GRACE);
+    let end = begun.checked_add(jiff::SignedDuration::from_secs(grace_seconds)).unwrap_or(begun);
     set(object, "deletionTimestamp", time::format(end.max(begun)));
     set(object, "deletionGracePeriodSeconds", grace_seconds);
     if first && resource.generation {
@@ -446,6 +450,21 @@ mod tests {
         assert!(unchanged(&new, &old));
         new["data"]["a"] = "c".into();
         assert!(!unchanged(&new, &old));
+    }
+
+    #[test]
+    fn a_deletion_ends_some_day() {
+        let pods = kind::find("", "v1", "pods").unwrap();
+        for wanted in [i64::MAX, LONGEST_GRACE + 1] {
+            let mut pod = json!({"metadata": {"name": "a"}});
+            assert!(begin_deletion(pods, &mut pod, now(), wanted));
+            assert!(deletion_timestamp(&pod).is_some_and(|end| end > now()));
+            assert!(!begin_deletion(pods, &mut pod, now(), wanted), "not longer");
+            assert!(begin_deletion(pods, &mut pod, now(), 1));
+        }
+        // A value that no server wrote.
+        let mut odd = json!({"metadata": {"deletionTimestamp": "2024-05-01T10:00:00Z", "deletionGracePeriodSeconds": i64::MAX}});
+        assert!(begin_deletion(pods, &mut odd, now(), 0));
     }
 
     #[test]

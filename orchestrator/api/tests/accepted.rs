@@ -1,5 +1,6 @@
 //! Manifests as people write them pass the whole way: decode, default, fill in metadata, validate; and an update
 //! that changes nothing is accepted and changes nothing.
+#![allow(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
 use catamaran_api::decode::{self, ContentType, Strictness};
 use catamaran_api::kind::{self, Resource};

@@ -80,8 +80,9 @@ async fn run(command: Command) -> Outcome {
 
 /// Logs go to stderr: a file for the parts, the terminal for commands. `CATAMARAN_LOG` chooses what.
 fn logs() {
-    let filter = EnvFilter::try_from_env("CATAMARAN_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("warn,catamaran=info,catamaran_server=info,catamaran_agent=info"));
+    // What the client library cannot send it returns as an error: who called it tells it, where it matters.
+    let usual = "warn,kube_client=off,catamaran=info,catamaran_server=info,catamaran_agent=info";
+    let filter = EnvFilter::try_from_env("CATAMARAN_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
     let text = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
     let text = tracing_subscriber::Layer::with_filter(text, filter);
     tracing_subscriber::registry().with(text).with(spans::SpanLog::from_environment()).init();

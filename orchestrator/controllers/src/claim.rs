@@ -67,7 +67,7 @@ mod tests {
             uid: Some("me".into()),
             labels: Some([("app".to_owned(), app.to_owned())].into()),
             owner_references: controller.map(|uid| vec![owner(uid)]),
-            deletion_timestamp: deleted.then(|| Time(jiff::Timestamp::UNIX_EPOCH)),
+            deletion_timestamp: deleted.then_some(Time(jiff::Timestamp::UNIX_EPOCH)),
             ..ObjectMeta::default()
         }
     }

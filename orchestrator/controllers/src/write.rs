@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use tokio::time::Instant;
 
 use catamaran_client::object;
 
@@ -14,9 +16,15 @@ use catamaran_client::object;
 /// makes sure that the cache has seen its own last write: so nothing is created twice.
 ///
 /// It is only in memory. After a restart the first list of each cache is newer than every earlier write.
+///
+/// A write is waited for no longer than [`PATIENCE`]: when the object was deleted while the cache listed anew,
+/// no event with its revision, and perhaps none at all, will ever come.
 pub(crate) struct Written<K> {
-    revisions: Mutex<HashMap<K, u64>>,
+    revisions: Mutex<HashMap<K, (u64, Instant)>>,
 }
+
+/// By then a cache shows every write, or listed anew after it.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 impl<K> Default for Written<K> {
     fn default() -> Self {
@@ -27,16 +35,17 @@ impl<K> Default for Written<K> {
 impl<K: Hash + Eq + Clone> Written<K> {
     /// A write on behalf of `key` made `revision`.
     pub(crate) fn note(&self, key: &K, revision: u64) {
+        let now = Instant::now();
         let mut revisions = self.revisions();
-        let highest = revisions.entry(key.clone()).or_insert(0);
-        *highest = revision.max(*highest);
+        let highest = revisions.entry(key.clone()).or_insert((0, now));
+        *highest = (revision.max(highest.0), now);
     }
 
     /// Is there a write that a cache which is at `seen` has not shown?
     pub(crate) fn is_ahead_of(&self, key: &K, seen: u64) -> bool {
         let mut revisions = self.revisions();
         match revisions.get(key) {
-            Some(revision) if *revision > seen => true,
+            Some((revision, at)) if *revision > seen && at.elapsed() < PATIENCE => true,
             Some(_) => {
                 revisions.remove(key);
                 false
@@ -50,7 +59,7 @@ impl<K: Hash + Eq + Clone> Written<K> {
         self.revisions().remove(key);
     }
 
-    fn revisions(&self) -> MutexGuard<'_, HashMap<K, u64>> {
+    fn revisions(&self) -> MutexGuard<'_, HashMap<K, (u64, Instant)>> {
         self.revisions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

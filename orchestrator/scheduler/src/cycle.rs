@@ -40,7 +40,7 @@ pub(crate) fn watches(client: &Client, tasks: &mut Tasks) -> mpsc::Receiver<Upda
         id: |node| Uid::from(node.metadata.name.as_deref().unwrap_or_default()),
     };
     let classes = Updates {
-        applied: |class: RuntimeClass| Update::RuntimeClass(class),
+        applied: |class: RuntimeClass| Update::RuntimeClass(Box::new(class)),
         gone: |class| Update::RuntimeClassGone(class.metadata.name.unwrap_or_default()),
         listed: Update::RuntimeClassesListed,
         id: |class| Uid::from(class.metadata.name.as_deref().unwrap_or_default()),

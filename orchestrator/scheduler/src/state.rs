@@ -28,7 +28,7 @@ pub(crate) enum Update {
     NodeGone(String),
     /// A list is complete: nodes with other names are gone.
     NodesListed(HashSet<Uid>),
-    RuntimeClass(RuntimeClass),
+    RuntimeClass(Box<RuntimeClass>),
     RuntimeClassGone(String),
     /// A list is complete: classes with other names are gone.
     RuntimeClassesListed(HashSet<Uid>),
@@ -112,7 +112,7 @@ impl State {
                     self.snapshot.remove_node(&name);
                 }
             }
-            Update::RuntimeClass(class) => self.set_class(class, now),
+            Update::RuntimeClass(class) => self.set_class(*class, now),
             Update::RuntimeClassGone(name) => drop(self.classes.remove(&name)),
             Update::RuntimeClassesListed(listed) => {
                 self.classes.retain(|name, _| listed.contains(name.as_str()));

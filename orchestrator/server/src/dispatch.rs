@@ -1,8 +1,10 @@
 //! The way of a request: route, authenticate, authorize, and on to a verb or a subresource.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use hyper::upgrade::OnUpgrade;
 use jiff::Timestamp;
@@ -41,10 +43,15 @@ pub(crate) async fn answer(core: &Arc<Core>, mut request: Request<Body>) -> Resp
     let limit = deadline(&query, verb);
     let head_only = request.method() == Method::HEAD;
     let upgrade = request.extensions_mut().remove::<OnUpgrade>();
-    let answered = timeout(limit, handle(core, route, query, (request, upgrade))).instrument(span).await;
+    // A mistake of ours costs one request: not the connection, and nobody else's.
+    let handled = AssertUnwindSafe(handle(core, route, query, (request, upgrade))).catch_unwind();
+    let answered = timeout(limit, handled).instrument(span).await;
     let mut response = match answered {
-        Ok(Ok(response)) => response,
-        Ok(Err(status)) => error::response(&status),
+        Ok(Ok(Ok(response))) => response,
+        Ok(Ok(Err(status))) => error::response(&status),
+        Ok(Err(_)) => {
+            error::response(&Status::internal_error("the server met a fault of its own; see its log"))
+        }
         Err(_) => {
             error::response(&Status::timeout("request did not complete within the allotted timeout", 1))
         }

@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use serde_json::Value;
@@ -17,6 +18,8 @@ use crate::encode;
 const RING_EVENTS: usize = 8_192;
 /// Bytes of values that a ring holds at most.
 const RING_BYTES: usize = 8 * 1024 * 1024;
+/// The time between two tries to watch a store that refuses.
+const RETRY: Duration = Duration::from_millis(100);
 /// Progress questions that may wait.
 const QUESTIONS: usize = 64;
 
@@ -303,18 +306,25 @@ impl Feeder {
         }
     }
 
-    /// Watches again after the store cut us off; what is forgotten by now cuts off our own watchers.
+    /// Watches again after the store cut us off; what is forgotten by now cuts off our own watchers. A hub without
+    /// a feeder would leave its watchers waiting for ever, so only the end of the store or of the hub ends this.
     async fn again(&mut self, hub: &std::sync::Weak<Hub>) -> Option<Watch> {
-        match self.store.watch(&self.prefix, self.last).await {
-            Ok(watch) => Some(watch),
-            Err(StoreError::Compacted { .. }) => {
-                let now = self.store.revision();
-                let watch = self.store.watch(&self.prefix, now).await.ok()?;
-                hub.upgrade()?.reset(now);
-                self.last = now;
-                Some(watch)
+        loop {
+            match self.store.watch(&self.prefix, self.last).await {
+                Ok(watch) => return Some(watch),
+                Err(StoreError::Closed) => return None,
+                Err(StoreError::Compacted { .. }) => {
+                    let now = self.store.revision();
+                    hub.upgrade()?.reset(now);
+                    self.last = now;
+                }
+                Err(error) => {
+                    let error = crate::error::chain(&error);
+                    tracing::warn!(error, prefix = %self.prefix, "the store's watch failed and is tried again");
+                    tokio::time::sleep(RETRY).await;
+                    hub.upgrade()?;
+                }
             }
-            Err(_) => None,
         }
     }
 }

@@ -30,8 +30,9 @@ impl Selection {
     /// Reads `labelSelector` and `fieldSelector`; a name in the path is one more condition.
     pub(crate) fn parse(query: &Query, resource: &Resource) -> Result<Self, Status> {
         let labels = match query.get("labelSelector") {
-            Some(text) => LabelSelector::parse(text)
-                .map_err(|error| Status::bad_request(format!("unable to parse requirement: {error}")))?,
+            Some(text) => {
+                LabelSelector::parse(text).map_err(|error| Status::bad_request(error.to_string()))?
+            }
             None => LabelSelector::everything(),
         };
         let fields = match query.get("fieldSelector") {
@@ -142,11 +143,15 @@ fn check_match(query: &Query, watch: bool) -> Result<(), Status> {
 }
 
 fn number(query: &Query, name: &str) -> Result<Option<u64>, Status> {
+    Ok(signed(query, name)?.and_then(|number| u64::try_from(number).ok()))
+}
+
+fn signed(query: &Query, name: &str) -> Result<Option<i64>, Status> {
     let Some(text) = query.get(name) else { return Ok(None) };
-    let number: i64 = text
-        .parse()
-        .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))?;
-    Ok(u64::try_from(number).ok())
+    let number = text.parse();
+    number
+        .map(Some)
+        .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))
 }
 
 /// A continue token: where the next page of a list begins.
@@ -316,7 +321,7 @@ impl DeleteOptions {
                 .map_err(|error| Status::bad_request(format!("the DeleteOptions cannot be read: {error}")))?
         };
         if empty {
-            wanted.grace_period_seconds = query.get("gracePeriodSeconds").and_then(|text| text.parse().ok());
+            wanted.grace_period_seconds = signed(query, "gracePeriodSeconds")?;
             wanted.propagation_policy = query.get("propagationPolicy").map(str::to_owned);
             wanted.orphan_dependents = query.get("orphanDependents").map(|_| query.flag("orphanDependents"));
         }

@@ -178,10 +178,15 @@ async fn create_named(
     }
     fields::created(context, &mut object, options);
     let bytes = encode::encode(&object);
-    if options.dry_run == DryRun::All {
-        return Ok(Written { bytes, revision: 0, effect: Effect::Created });
-    }
     let key = keys::one(context.stored, context.namespace(), meta::name(&object));
+    if options.dry_run == DryRun::All {
+        let name = meta::name(&object);
+        let found = context.core.store.get(&key).await;
+        return match found.map_err(|error| error::from_store(error, context.group_resource(), name))? {
+            Some(current) => Err(exists(context, name, Some(&current))),
+            None => Ok(Written { bytes, revision: 0, effect: Effect::Created }),
+        };
+    }
     let put =
         context.core.store.put(&key, bytes, Expect::Absent).instrument(tracing::info_span!("store")).await;
     drop(reserved);
@@ -341,17 +346,13 @@ async fn commit(
     }
     let expect = Expect::Revision(entry.mod_revision);
     let store = &context.core.store;
+    if gone {
+        // In one step: were it written first, a crash in between would leave an object that nobody removes.
+        let deleted = store.delete(&entry.key, expect).await.map_err(|error| retry(context, error))?;
+        return Ok(Written { bytes, revision: deleted.mod_revision, effect: Effect::Deleted });
+    }
     let done = store.put(&entry.key, bytes, expect).await.map_err(|error| retry(context, error))?;
-    if !gone {
-        return Ok(Written { bytes: done.value, revision: done.mod_revision, effect: Effect::Updated });
-    }
-    // Watchers first see the finalizers go, then the object.
-    match store.delete(&entry.key, Expect::Revision(done.mod_revision)).await {
-        Ok(deleted) => {
-            Ok(Written { bytes: deleted.value, revision: deleted.mod_revision, effect: Effect::Deleted })
-        }
-        Err(error) => Err(retry(context, error)),
-    }
+    Ok(Written { bytes: done.value, revision: done.mod_revision, effect: Effect::Updated })
 }
 
 fn retry(context: &Context, error: StoreError) -> Retry {

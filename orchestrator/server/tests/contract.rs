@@ -269,6 +269,8 @@ async fn dry_runs_write_nothing() {
     assert_eq!(api.post(&format!("{MAPS}?dryRun=Yes"), &map("a")).await.code, 422);
     assert_eq!(api.store.revision(), before);
     api.post(MAPS, &map("a")).await.ok();
+    let (code, message) = api.post(&format!("{MAPS}?dryRun=All"), &map("a")).await.failure();
+    assert_eq!((code, message.as_str()), (409, "configmaps \"a\" already exists"));
     let uri = format!("{MAPS}/a?dryRun=All");
     assert_eq!(
         api.patch("merge-patch+json", &uri, &json!({"data": {"k": "z"}})).await.ok()["data"]["k"],
@@ -574,8 +576,38 @@ async fn finalizers_hold_what_is_deleted() {
     let more =
         json!({"metadata": {"finalizers": ["example.com/hold", "foregroundDeletion", "example.com/new"]}});
     assert_eq!(api.patch("merge-patch+json", &uri, &more).await.code, 422);
-    api.patch("merge-patch+json", &uri, &json!({"metadata": {"finalizers": null}})).await.ok();
+    let before = api.store.revision();
+    let last = api.patch("merge-patch+json", &uri, &json!({"metadata": {"finalizers": null}})).await.ok();
+    assert!(last["metadata"].get("finalizers").is_none());
     assert_eq!(api.get(&uri).await.code, 404);
+    assert_eq!(api.store.revision(), before + 1, "one write: no crash can leave the object behind");
+}
+
+#[tokio::test]
+async fn numbers_and_depths_without_measure_break_nothing() {
+    let api = Api::new().await;
+    let mut lasting = pod("p");
+    lasting["spec"]["nodeName"] = "n1".into();
+    lasting["spec"]["terminationGracePeriodSeconds"] = i64::MAX.into();
+    api.post(PODS, &lasting).await.ok();
+    let uri = format!("{PODS}/p");
+    assert_eq!(api.delete(&format!("{uri}?gracePeriodSeconds=soon"), &Value::Null).await.code, 400);
+    assert!(api.delete(&uri, &Value::Null).await.ok()["metadata"]["deletionTimestamp"].is_string());
+    api.delete(&uri, &json!({"gracePeriodSeconds": i64::MIN})).await.ok();
+    api.delete(&uri, &json!({"gracePeriodSeconds": 0})).await.ok();
+    let mut watch = api.watch(&format!("{MAPS}?watch=true&timeoutSeconds={}", i64::MAX)).await;
+    api.post(MAPS, &map("a")).await.ok();
+    assert_eq!(watch.kinds(1).await, ["ADDED a"]);
+    // Each operation is shallow; together they would be thousands of levels.
+    let deep = |levels: usize| format!("{}1{}", "{\"a\":".repeat(levels), "}".repeat(levels));
+    let nest = |path: &str| format!("{{\"op\":\"add\",\"path\":\"{path}\",\"value\":{}}}", deep(60));
+    let paths = (0..40).map(|at| nest(&format!("/data{}", "/a".repeat(at * 60))));
+    let body = format!("[{}]", paths.collect::<Vec<_>>().join(","));
+    let media = [("content-type", "application/json-patch+json")];
+    let reply = api.send(Method::PATCH, &format!("{MAPS}/a"), &media, body.into()).await;
+    let (code, message) = reply.failure();
+    assert_eq!((code, message.contains("levels deep")), (400, true), "{message}");
+    assert_eq!(api.get(&format!("{MAPS}/a")).await.ok()["data"]["k"], "v");
 }
 
 #[tokio::test]
@@ -638,6 +670,16 @@ async fn services_get_addresses_and_ports() {
         .await
         .ok();
     assert_eq!((&changed["spec"]["clusterIP"], &changed["spec"]["ports"][0]["nodePort"]), (&address, &port));
+    let inside = json!({"spec": {"type": "ClusterIP"}});
+    let inside = api.patch("merge-patch+json", &format!("{SERVICES}/a"), &inside).await.ok();
+    assert_eq!(inside["spec"]["clusterIP"], address);
+    assert!(inside["spec"].get("externalTrafficPolicy").is_none());
+    assert!(inside["spec"]["ports"][0].get("nodePort").is_none());
+    let outside = json!({"spec": {"type": "ExternalName", "externalName": "example.com"}});
+    let outside = api.patch("merge-patch+json", &format!("{SERVICES}/a"), &outside).await.ok();
+    assert!(outside["spec"].get("clusterIP").is_none());
+    let misfit = json!({"ports": [{"port": 80, "nodePort": 30_123}]});
+    assert_eq!(api.post(SERVICES, &service("misfit", misfit)).await.code, 422);
     api.delete(&format!("{SERVICES}/a"), &Value::Null).await.ok();
     let again = api.post(SERVICES, &service("b", json!({"ports": ports, "clusterIP": address}))).await.ok();
     assert_eq!(again["spec"]["clusterIP"], address);

@@ -109,7 +109,7 @@ impl SqliteStore {
         answer.await.map_err(|_| StoreError::Closed)?
     }
 
-    async fn from_history<T: Send + 'static>(
+    async fn read_history<T: Send + 'static>(
         &self,
         read: impl FnOnce(&History) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
@@ -158,7 +158,7 @@ impl Store for SqliteStore {
             Reach::Here(entry) => Ok(entry),
             Reach::Older => {
                 let key = key.to_owned();
-                let found = self.from_history(move |history| history.get_at(&key, revision)).await?;
+                let found = self.read_history(move |history| history.get_at(&key, revision)).await?;
                 self.still_there(revision)?;
                 Ok(found)
             }
@@ -171,7 +171,7 @@ impl Store for SqliteStore {
             Reach::Here(page) => Ok(page),
             Reach::Older => {
                 let revision = range.revision.unwrap_or_default();
-                let page = self.from_history(move |history| history.range(&range, revision)).await?;
+                let page = self.read_history(move |history| history.range(&range, revision)).await?;
                 self.still_there(revision)?;
                 Ok(page)
             }
@@ -199,7 +199,7 @@ impl Store for SqliteStore {
             if let Some(until) = needs {
                 let wanted = prefix.to_owned();
                 let read = move |history: &History| history.events(&wanted, read_to, until);
-                older.extend(self.from_history(read).await?);
+                older.extend(self.read_history(read).await?);
                 self.still_there(after)?;
                 read_to = until;
             }

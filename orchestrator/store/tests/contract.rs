@@ -1,4 +1,5 @@
 //! The contract of `Store` as one suite that every driver passes.
+#![allow(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
 use std::sync::Arc;
 

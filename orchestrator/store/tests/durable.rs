@@ -1,4 +1,5 @@
 //! What the file keeps: everything acknowledged, across closing, refusal and `kill -9`.
+#![allow(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};

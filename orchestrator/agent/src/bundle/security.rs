@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{Container, SeccompProfile};
 use serde_json::{Value, json};
 
-use super::Input;
+use super::{BundleError, Input};
 use crate::members::spec;
 
 /// The fourteen capabilities a container has unless its spec says otherwise.
@@ -73,7 +73,7 @@ pub(super) enum Seccomp {
     Unconfined,
 }
 
-pub(super) fn of(input: &Input<'_>) -> Security {
+pub(super) fn of(input: &Input<'_>) -> Result<Security, BundleError> {
     let context = input.container.security_context.clone().unwrap_or_default();
     let privileged = context.privileged == Some(true);
     let granted = capabilities(input.container);
@@ -83,15 +83,15 @@ pub(super) fn of(input: &Input<'_>) -> Security {
     let may_gain = context
         .allow_privilege_escalation
         .unwrap_or(privileged || granted.iter().any(|cap| cap == "CAP_SYS_ADMIN"));
-    Security {
+    Ok(Security {
         privileged,
         read_only_root: context.read_only_root_filesystem == Some(true),
         no_new_privileges: !may_gain,
-        seccomp: if privileged { Seccomp::Unconfined } else { seccomp(input) },
+        seccomp: if privileged { Seccomp::Unconfined } else { seccomp(input)? },
         capabilities: json!({
             "bounding": granted, "effective": effective, "permitted": effective, "inheritable": [], "ambient": [],
         }),
-    }
+    })
 }
 
 /// Default, plus `add`, minus `drop`; `ALL` counts in both.
@@ -123,15 +123,19 @@ fn capabilities(container: &Container) -> Vec<String> {
 }
 
 /// The shim's own profile, unless the container or the pod says `Unconfined`.
-fn seccomp(input: &Input<'_>) -> Seccomp {
+fn seccomp(input: &Input<'_>) -> Result<Seccomp, BundleError> {
     let of_container =
         input.container.security_context.as_ref().and_then(|context| context.seccomp_profile.as_ref());
     let of_pod =
         spec(input.pod).security_context.as_ref().and_then(|context| context.seccomp_profile.as_ref());
     let profile: Option<&SeccompProfile> = of_container.or(of_pod);
     match profile.map(|profile| profile.type_.as_str()) {
-        Some("Unconfined") => Seccomp::Unconfined,
-        _ => Seccomp::Default,
+        Some("Unconfined") => Ok(Seccomp::Unconfined),
+        Some("Localhost") => {
+            let file = profile.and_then(|profile| profile.localhost_profile.clone());
+            Err(BundleError::SeccompFile(file.unwrap_or_default()))
+        }
+        _ => Ok(Seccomp::Default),
     }
 }
 

@@ -193,7 +193,7 @@ fn a_wasm_container_gets_only_what_is_granted() {
     let mounts = made.runtime_spec.mounts().clone().unwrap();
     assert_eq!(mounts.len(), 1, "its volume and nothing of the node");
     let process = made.runtime_spec.process().clone().unwrap();
-    assert_eq!(process.env().clone().unwrap(), ["NAME=value"]);
+    assert_eq!(process.env().clone().unwrap(), ["NAME=value", "HOSTNAME=web"]);
     let memory = made.runtime_spec.linux().clone().unwrap().resources().clone().unwrap().memory().unwrap();
     assert_eq!(memory.limit(), Some(64 << 20));
 }
@@ -203,4 +203,27 @@ fn a_command_listens_by_itself() {
     let container = json!({"name": "c", "ports": [{"containerPort": 8080}]});
     let made = Case::new(container, ImageKind::Wasm(WasmKind::Command)).spec().unwrap();
     assert!(made.wasm.unwrap().http_ports.is_empty());
+}
+
+#[test]
+fn what_cannot_be_given_is_refused() {
+    for (field, value) in [("hostUsers", false), ("shareProcessNamespace", true)] {
+        let mut case = Case::new(json!({"name": "c"}), ImageKind::Linux);
+        let mut spec = serde_json::to_value(&case.pod.spec).unwrap();
+        spec[field] = json!(value);
+        case.pod.spec = serde_json::from_value(spec).unwrap();
+        let error = case.spec().unwrap_err().to_string();
+        assert!(error.contains(field), "{error}");
+    }
+}
+
+#[test]
+fn a_seccomp_profile_that_is_not_read_is_refused() {
+    let with = |profile: Value| json!({"name": "c", "securityContext": {"seccompProfile": profile}});
+    let file = json!({"type": "Localhost", "localhostProfile": "profiles/strict.json"});
+    let error = Case::new(with(file), ImageKind::Linux).spec().unwrap_err();
+    assert!(error.to_string().contains("profiles/strict.json"), "{error}");
+    for good in ["RuntimeDefault", "Unconfined"] {
+        assert!(Case::new(with(json!({"type": good})), ImageKind::Linux).spec().is_ok(), "{good}");
+    }
 }

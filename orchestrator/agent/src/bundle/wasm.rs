@@ -4,7 +4,7 @@ use catamaran_task::spec::{InstancePolicy, Outbound, WasmSpec};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use serde_json::{Value, json};
 
-use super::{BundleError, Input, args, working_directory};
+use super::{BundleError, Input, args, env, working_directory};
 use crate::members::annotation;
 use crate::mounts::BindMount;
 use crate::qos::{self, Amounts};
@@ -30,7 +30,7 @@ pub(super) fn runtime_spec(input: &Input<'_>) -> Value {
     if args.is_empty() {
         args.push(input.container.name.clone());
     }
-    let env: Vec<String> = input.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let env = env(input, &[("HOSTNAME", &input.hostname)]);
     let mounts: Vec<Value> = input.mounts.iter().map(BindMount::to_oci).collect();
     json!({
         "ociVersion": "1.2.0",

@@ -31,7 +31,7 @@ fn sources() -> Sources {
 fn of(container: serde_json::Value) -> Result<Vec<(String, String)>, ConfigError> {
     let pod = pod(container);
     let container = &spec(&pod).containers[0];
-    environment(&pod, container, &["PATH=/bin".into(), "LANG=C".into()], &sources())
+    environment(&pod, container, &sources())
 }
 
 fn get(container: serde_json::Value, name: &str) -> Option<String> {
@@ -52,7 +52,10 @@ fn values_from_everywhere() {
     let table = [
         (env(json!({"name": "X", "value": "v"})), "v"),
         (env(json!({"name": "X"})), ""),
-        (env(json!({"name": "X", "value": "$(PATH):/sbin $$(PATH) $(NO)"})), "/bin:/sbin $(PATH) $(NO)"),
+        (
+            env(json!({"name": "X", "value": "$(MY_DB_SERVICE_PORT) $$(PATH) $(PATH)"})),
+            "5432 $(PATH) $(PATH)",
+        ),
         (field("metadata.name"), "web"),
         (field("metadata.namespace"), "shop"),
         (field("metadata.labels['a']"), "1"),
@@ -136,4 +139,12 @@ fn odd_dollars_stay() {
     for text in ["$", "$(", "$(X", "a$b", "$()"] {
         assert_eq!(expand(text, &[]), text);
     }
+}
+
+#[test]
+fn the_pod_overrides_the_image() {
+    let image = ["PATH=/bin".to_owned(), "LANG=C".to_owned(), "BARE".to_owned()];
+    let env = over_image(&image, &[("LANG".into(), "de".into()), ("X".into(), "1".into())]);
+    let pairs: Vec<_> = env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    assert_eq!(pairs, [("PATH", "/bin"), ("LANG", "de"), ("BARE", ""), ("X", "1")]);
 }

@@ -117,6 +117,17 @@ impl PullError {
         }
     }
 
+    /// Reason and text of the event that comes before `Error: REASON`, in the kubelet's words.
+    pub(crate) fn event(&self, image: &str) -> (&'static str, String) {
+        match self {
+            PullError::Name { .. } => {
+                ("InspectFailed", format!("Failed to apply default image tag {image:?}: {}", self.text()))
+            }
+            PullError::Never(_) => ("ErrImageNeverPull", self.text()),
+            _ => ("Failed", format!("Failed to pull image {image:?}: {}", self.text())),
+        }
+    }
+
     /// All of it in one line.
     pub(crate) fn text(&self) -> String {
         catamaran_client::error::Chain(self).to_string()

@@ -309,21 +309,23 @@ fn attributes(entry: &mut Entry<'_, impl Read>, at: &Spot) -> io::Result<()> {
 
 fn owner(entry: &Entry<'_, impl Read>) -> io::Result<(Uid, Gid)> {
     let header = entry.header();
-    // A field that nobody filled in means root.
-    let blank = |field: &[u8]| field.iter().all(|byte| matches!(byte, 0 | b' '));
-    let id = |field: &[u8], value: io::Result<u64>| match value {
-        Err(_) if blank(field) => Ok(0),
-        value => {
-            let value = value?;
-            u32::try_from(value).map_err(|_| io::Error::other(format!("{value} is no user or group id")))
-        }
+    let id = |field: &[u8], value: io::Result<u64>| {
+        let value = zero_if_blank(field, value)?;
+        u32::try_from(value).map_err(|_| io::Error::other(format!("{value} is no user or group id")))
     };
     let (uid, gid) = (id(&header.as_old().uid, header.uid())?, id(&header.as_old().gid, header.gid())?);
     Ok((Uid::from_raw(uid), Gid::from_raw(gid)))
 }
 
 fn mode(entry: &Entry<'_, impl Read>) -> io::Result<Mode> {
-    Ok(Mode::from_raw_mode(entry.header().mode()? & 0o7777))
+    let header = entry.header();
+    Ok(Mode::from_raw_mode(zero_if_blank(&header.as_old().mode, header.mode())? & 0o7777))
+}
+
+/// A field of a header that nobody filled in means zero, as other readers take it.
+fn zero_if_blank<T: Default>(field: &[u8], value: io::Result<T>) -> io::Result<T> {
+    let blank = field.iter().all(|byte| matches!(byte, 0 | b' '));
+    value.or_else(|error| if blank { Ok(T::default()) } else { Err(error) })
 }
 
 fn times(entry: &Entry<'_, impl Read>) -> Timestamps {

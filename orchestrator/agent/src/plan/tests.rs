@@ -327,7 +327,28 @@ fn a_deleted_pod_is_drained_before_it_is_told_to_end() {
     case = case.stopping("c", Progress::UnderWay, false);
     assert_eq!(case.actions(), [], "its preStop hook runs");
     case.seen.record.ending_since = Some(at(NOW - 30));
+    assert_eq!(case.actions(), [Action::Signal("c".into(), Signal::Stop)], "the hook took all the time");
+    case = case.stopping("c", Progress::UnderWay, true);
+    assert_eq!(case.plan(), Plan { actions: vec![], wake: Some(at(NOW + 2)) }, "a last moment");
+    case.seen.record.ending_since = Some(at(NOW - 32));
     assert_eq!(case.actions(), [Action::Signal("c".into(), Signal::Kill)], "time is over");
+}
+
+#[test]
+fn another_image_makes_another_container() {
+    let with = |image: &str| Case::new(json!({"containers": [{"name": "c", "image": image}]})).prepared();
+    let mut case = with("app:v2").running("c");
+    case.record("c").image = "docker.io/library/app:v1".into();
+    assert_eq!(case.actions(), [Action::BeginStop("c".into(), Why::Changed)]);
+    // Its next attempt does not wait for the back-off of the old image.
+    let mut case = with("app:v2").ended("c", 1, 1, 6);
+    case.record("c").image = "docker.io/library/app:v1".into();
+    assert_eq!(case.actions(), [start("c")]);
+    case.record("c").image = "docker.io/library/app:v2".into();
+    assert_eq!(case.actions(), []);
+    let mut same = with("app").running("c");
+    same.record("c").image = "docker.io/library/app:latest".into();
+    assert_eq!(same.actions(), []);
 }
 
 #[test]

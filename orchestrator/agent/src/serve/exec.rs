@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use catamaran_task::ExecSpec;
 use catamaran_task::spec::ContainerId;
 use catamaran_task::status::Exit;
@@ -23,7 +23,7 @@ use super::{Refusal, find_container, find_pod, status};
 use crate::config::log_file;
 use crate::context::Context;
 use crate::exec::{Pipes, fresh_id, process};
-use crate::logs;
+use crate::logs::{self, Stream};
 use crate::members::{member, uid};
 use crate::record::{PodRecord, container_id};
 use crate::runtime::ShimKey;
@@ -114,7 +114,7 @@ async fn run(
     let exec_id = fresh_id();
     let end = match begin(context, place, asked, &exec_id).await {
         Ok((streams, _pipes)) => {
-            let session = Session { place, exec_id: Some(&exec_id), receiver, sender: &mut sender };
+            let session = Session { place, process: Process::Exec(&exec_id), receiver, sender: &mut sender };
             session.run(streams).await
         }
         Err(refused) => refused,
@@ -188,11 +188,30 @@ fn refused(error: &ShimError) -> Value {
     }
 }
 
+/// Which process a connection is to, and what becomes of it when the client goes.
+#[derive(Clone, Copy)]
+enum Process<'a> {
+    /// Started for this connection: its stdin ends with it.
+    Exec(&'a str),
+    /// The container's first process; others may attach to it again.
+    First,
+    /// The same, with `stdinOnce`: its stdin ends with the first client.
+    FirstOnce,
+}
+
+impl<'a> Process<'a> {
+    fn exec_id(self) -> Option<&'a str> {
+        match self {
+            Process::Exec(id) => Some(id),
+            Process::First | Process::FirstOnce => None,
+        }
+    }
+}
+
 /// One connection to one process.
 struct Session<'a> {
     place: &'a Place,
-    /// `None`: the container's first process.
-    exec_id: Option<&'a str>,
+    process: Process<'a>,
     receiver: Receiver,
     sender: &'a mut Sender,
 }
@@ -201,7 +220,7 @@ impl Session<'_> {
     /// Copies until the process has ended and all it said is sent; its end as a `Status`.
     async fn run(mut self, mut streams: Streams) -> Value {
         let (shim, id) = (self.place.shim.clone(), self.place.id.clone());
-        let exec_id = self.exec_id.map(str::to_owned);
+        let exec_id = self.process.exec_id().map(str::to_owned);
         let mut wait = tokio::spawn(async move {
             match exec_id {
                 Some(exec_id) => shim.wait_exec(&id, &exec_id).await,
@@ -210,6 +229,8 @@ impl Session<'_> {
         });
         let mut exit = None;
         let mut listening = true;
+        // What the process has not read yet. Its output is sent on meanwhile, or both sides could wait for ever.
+        let mut unread = Bytes::new();
         let mut ping = tokio::time::interval(PING);
         loop {
             tokio::select! {
@@ -232,11 +253,23 @@ impl Session<'_> {
                     exit = Some(ended);
                     streams.ended.cancel();
                 }
-                incoming = self.receiver.next(), if listening => match incoming {
+                wrote = write_some(&mut streams.stdin, &unread), if !unread.is_empty() => match wrote {
+                    Ok(written) => unread.advance(written),
+                    // A process that no longer reads loses what is written to it.
+                    Err(_) => {
+                        streams.stdin = None;
+                        unread.clear();
+                    }
+                },
+                incoming = self.receiver.next(), if listening && unread.is_empty() => match incoming {
+                    Some(Incoming::Data(STDIN, data)) => unread = data,
                     Some(incoming) => self.take(incoming, &mut streams).await,
                     None => {
                         listening = false;
                         self.hang_up(&mut streams).await;
+                        if self.process.exec_id().is_none() {
+                            return json!({}); // it goes on without us
+                        }
                     }
                 },
                 _ = ping.tick() => {
@@ -246,30 +279,32 @@ impl Session<'_> {
         }
     }
 
-    /// The client went: its stdin ends.
+    /// Nothing more comes from the client.
     async fn hang_up(&self, streams: &mut Streams) {
         streams.stdin = None;
-        let _ = self.place.shim.close_stdin(&self.place.id, self.exec_id).await;
+        if !matches!(self.process, Process::First) {
+            let _ = self.place.shim.close_stdin(&self.place.id, self.process.exec_id()).await;
+        }
     }
 
     async fn take(&self, incoming: Incoming, streams: &mut Streams) {
         match incoming {
-            Incoming::Data(STDIN, data) => {
-                // A process that no longer reads loses what is written to it.
-                if let Some(stdin) = &mut streams.stdin
-                    && stdin.write_all(&data).await.is_err()
-                {
-                    streams.stdin = None;
-                }
-            }
             Incoming::Data(RESIZE, data) => {
                 if let Some(size) = size(&data) {
-                    let _ = self.place.shim.resize(&self.place.id, self.exec_id, size).await;
+                    let _ = self.place.shim.resize(&self.place.id, self.process.exec_id(), size).await;
                 }
             }
             Incoming::Closed(STDIN) => self.hang_up(streams).await,
             Incoming::Data(..) | Incoming::Closed(_) => {}
         }
+    }
+}
+
+/// Writes what fits; without a stdin all of it is dropped. Nothing is lost when it is interrupted.
+async fn write_some(stdin: &mut Option<pipe::Sender>, data: &[u8]) -> std::io::Result<usize> {
+    match stdin {
+        Some(stdin) => stdin.write(data).await,
+        None => Ok(data.len()),
     }
 }
 
@@ -352,6 +387,7 @@ pub(super) async fn attach(
     let stdin = (asked.stdin && holds_stdin)
         .then(|| crate::stdin::path(&context.paths, &place.key, &place.id))
         .and_then(|path| pipe::OpenOptions::new().read_write(true).open_sender(path).ok());
+    let process = if once { Process::FirstOnce } else { Process::First };
     upgrade(request, &KNOWN, move |version, mut sender, receiver| async move {
         let (to, output) = mpsc::channel(16);
         let (attempt, name) = (found.attempt, container.clone());
@@ -362,9 +398,21 @@ pub(super) async fn attach(
                 .is_some_and(|record| record.attempt == attempt && record.finished.is_none());
             std::future::ready(still)
         };
-        tokio::spawn(follow_log(file, running, to));
-        let streams = Streams { stdin, output, ended: CancellationToken::new() };
-        let session = Session { place: &place, exec_id: None, receiver, sender: &mut sender };
+        if asked.stdout || asked.tty {
+            tokio::spawn(follow_log(file.clone(), Stream::Stdout, running.clone(), to.clone()));
+        }
+        if asked.stderr && !asked.tty {
+            tokio::spawn(follow_log(file, Stream::Stderr, running, to.clone()));
+        }
+        // With no stream to follow, the connection lasts as long as the container all the same.
+        let ended = CancellationToken::new();
+        let (until, open) = (ended.clone(), to);
+        tokio::spawn(async move {
+            until.cancelled().await;
+            drop(open);
+        });
+        let streams = Streams { stdin, output, ended };
+        let session = Session { place: &place, process, receiver, sender: &mut sender };
         let end = session.run(streams).await;
         if once {
             let _ = place.shim.close_stdin(&place.id, None).await;
@@ -378,18 +426,25 @@ pub(super) async fn attach(
 /// What the first process says from now on comes from its log.
 async fn follow_log<F: Future<Output = bool>>(
     file: std::path::PathBuf,
+    stream: Stream,
     running: impl Fn() -> F,
     to: mpsc::Sender<(u8, Bytes)>,
 ) {
-    let query = logs::Query { follow: true, tail: Some(0), ..logs::Query::default() };
+    let channel = match stream {
+        Stream::Stdout => STDOUT,
+        Stream::Stderr => STDERR,
+    };
+    let query = logs::Query { follow: true, tail: Some(0), only: Some(stream), ..logs::Query::default() };
     let (lines, mut from) = mpsc::channel(16);
     let reading = logs::stream(file, query, running, lines);
     let copying = async {
         while let Some(Ok(data)) = from.recv().await {
-            if to.send((STDOUT, data)).await.is_err() {
+            if to.send((channel, data)).await.is_err() {
                 return;
             }
         }
+        // The receiver goes with this block: the reader notices, and ends too.
+        drop(from);
     };
     tokio::join!(async { reading.await.ok() }, copying);
 }

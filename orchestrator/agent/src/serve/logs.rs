@@ -48,6 +48,7 @@ impl Asked {
             since: self.since_seconds.map(|seconds| now - SignedDuration::from_secs(seconds)).or(since_time),
             timestamps: yes(self.timestamps.as_ref()),
             limit_bytes: self.limit_bytes,
+            only: None,
         })
     }
 }

@@ -31,6 +31,19 @@ fn containers_that_were_never_made_are_waiting() {
             .unwrap();
     let refused = find_container(&pod, &PodRecord::default(), "c").unwrap_err();
     assert_eq!(refused.1, "container \"c\" in pod \"p\" is waiting to start: ContainerCreating");
+    let table = [
+        ("PodInitializing", "PodInitializing"),
+        ("ImagePullBackOff", "trying and failing to pull image"),
+        ("CreateContainerConfigError", "CreateContainerConfigError"),
+    ];
+    for (reason, told) in table {
+        let mut pod = pod.clone();
+        let state = json!({"containerStatuses": [{"name": "c", "image": "", "imageID": "", "ready": false,
+            "restartCount": 0, "state": {"waiting": {"reason": reason}}}]});
+        pod.status = Some(serde_json::from_value(state).unwrap());
+        let refused = find_container(&pod, &PodRecord::default(), "c").unwrap_err();
+        assert!(refused.1.ends_with(&format!("waiting to start: {told}")), "{}", refused.1);
+    }
     let unknown = find_container(&pod, &PodRecord::default(), "d").unwrap_err();
     assert_eq!(unknown.0, StatusCode::NOT_FOUND);
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,6 +20,8 @@ pub(crate) struct FakeShim {
     changed: Notify,
     /// `create`, `start`, `kill N`, with the container's id.
     pub(crate) log: Mutex<Vec<String>>,
+    /// The next answers that get lost: what was asked is done, and the caller learns nothing.
+    pub(crate) lost_answers: AtomicU32,
 }
 
 fn now_ms() -> u64 {
@@ -50,6 +53,14 @@ impl FakeShim {
         self.changed.notify_waiters();
     }
 
+    fn answer<T>(&self, result: Result<T, TaskError>) -> Result<T, TaskError> {
+        let lost = |left: u32| left.checked_sub(1);
+        match self.lost_answers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lost) {
+            Ok(_) => Err(TaskError::Unavailable("the shim went away".into())),
+            Err(_) => result,
+        }
+    }
+
     /// Entries of the log that begin with `what`.
     pub(crate) fn count(&self, what: &str) -> usize {
         self.log.lock().unwrap().iter().filter(|entry| entry.starts_with(what)).count()
@@ -74,21 +85,23 @@ impl Pods for FakeShim {
                 exit: None,
             };
             containers.insert(spec.id.0, status.clone());
-            Ok(status)
+            drop(containers);
+            self.answer(Ok(status))
         };
         containers.into_iter().map(one).collect()
     }
 
     async fn start(&self, id: &ContainerId) -> Result<ContainerStatus, TaskError> {
         self.note("start", id);
-        self.change(id, |status| {
+        let started = self.change(id, |status| {
             if status.state != State::Created {
                 return Err(TaskError::FailedPrecondition("it was started already".into()));
             }
             status.state = State::Running;
             status.started_at_ms = Some(now_ms());
             Ok(status.clone())
-        })?
+        })?;
+        self.answer(started)
     }
 
     async fn kill(&self, id: &ContainerId, signal: i32) -> Result<(), TaskError> {

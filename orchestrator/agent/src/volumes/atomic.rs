@@ -25,7 +25,7 @@ pub(crate) fn write(place: &Path, files: &Files, group: Option<u32>) -> io::Resu
     if files.keys().any(|path| !is_inside(path)) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "a path of the volume leads out of it"));
     }
-    if is_current(place, files) {
+    if is_current(place, files, group) {
         return Ok(());
     }
     let hidden = fresh_name();
@@ -48,9 +48,8 @@ pub(crate) fn write(place: &Path, files: &Files, group: Option<u32>) -> io::Resu
 }
 
 /// What lies there now.
-pub(crate) fn read(place: &Path, path: &str) -> Option<(Vec<u8>, std::time::SystemTime)> {
-    let file = place.join(DATA).join(path);
-    Some((std::fs::read(&file).ok()?, std::fs::metadata(&file).ok()?.modified().ok()?))
+pub(crate) fn read(place: &Path, path: &str) -> Option<Vec<u8>> {
+    std::fs::read(place.join(DATA).join(path)).ok()
 }
 
 fn is_inside(path: &str) -> bool {
@@ -60,12 +59,13 @@ fn is_inside(path: &str) -> bool {
         && !path.starts_with("..")
 }
 
-fn is_current(place: &Path, files: &Files) -> bool {
+fn is_current(place: &Path, files: &Files, group: Option<u32>) -> bool {
     let data = place.join(DATA);
     let same = |(path, content): (&String, &Content)| {
         let file = data.join(path);
         let mode = std::fs::metadata(&file).map(|meta| meta.permissions().mode() & 0o777).ok();
-        mode == Some(content.mode & 0o777) && std::fs::read(&file).is_ok_and(|bytes| bytes == content.bytes)
+        mode == Some(mode_of(content, group))
+            && std::fs::read(&file).is_ok_and(|bytes| bytes == content.bytes)
     };
     data.is_dir() && files.iter().all(same) && count(&data) == files.len()
 }
@@ -88,9 +88,13 @@ fn put(directory: &Path, path: &str, content: &Content, group: Option<u32>) -> i
     }
     std::fs::write(&file, &content.bytes)?;
     std::os::unix::fs::chown(&file, None, group)?;
-    // The group that owns the volume may read what its owner may.
-    let mode = if group.is_some() { content.mode | ((content.mode & 0o400) >> 3) } else { content.mode };
-    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode & 0o777))
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode_of(content, group)))
+}
+
+/// The group that owns the volume may read what its owner may.
+fn mode_of(content: &Content, group: Option<u32>) -> u32 {
+    let for_group = if group.is_some() { (content.mode & 0o400) >> 3 } else { 0 };
+    (content.mode | for_group) & 0o777
 }
 
 /// Visible names: one link for each first part of a path; those that are no longer there go.
@@ -166,5 +170,8 @@ mod tests {
         write(&place, &one, Some(2000)).unwrap();
         let meta = std::fs::metadata(place.join("k")).unwrap();
         assert_eq!((meta.gid(), meta.mode() & 0o777), (2000, 0o440));
+        let first = std::fs::read_link(place.join(DATA)).unwrap();
+        write(&place, &one, Some(2000)).unwrap();
+        assert_eq!(std::fs::read_link(place.join(DATA)).unwrap(), first, "nothing changed");
     }
 }

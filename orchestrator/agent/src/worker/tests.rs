@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -158,4 +157,56 @@ async fn a_job_runs_once_and_a_missing_key_is_named() {
     running.delete(30);
     running.ended().await;
     assert_eq!(bench.shim.count("create"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shim_that_goes_away_during_a_start_starts_nothing_twice() {
+    for lost in 1..=3 {
+        let mut bench = Bench::new().await;
+        bench.shim.lost_answers.store(lost, std::sync::atomic::Ordering::Relaxed);
+        let mut spec = app();
+        spec["containers"][0]["readinessProbe"] = json!({"tcpSocket": {"port": 1, "host": "127.0.0.1"}});
+        let running = Running::begin(&mut bench, pod(spec));
+        bench.api.until("Running", |api| phase(api).as_deref() == Some("Running")).await;
+        let container = bench.api.status().unwrap()["containerStatuses"][0].clone();
+        assert_eq!((&container["restartCount"], &container["ready"]), (&json!(0), &json!(false)), "{lost}");
+        assert_eq!(bench.shim.count("start u1_c_0"), 1, "{lost}");
+        assert!(!bench.api.events().contains(&"Failed".to_owned()), "{lost}");
+        running.delete(0);
+        running.ended().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_ends_again_and_again_waits_and_says_so() {
+    let mut bench = Bench::new().await;
+    let running = Running::begin(&mut bench, pod(app()));
+    for attempt in 0..2 {
+        let started = format!("start u1_c_{attempt}");
+        bench.api.until(&started, |_| bench.shim.count(&started) == 1).await;
+        bench.api.until("Running", |api| phase(api).as_deref() == Some("Running")).await;
+        bench.shim.end(&format!("u1_c_{attempt}"), 1);
+    }
+    let waiting = |api: &FakeApi| api.status().map(|s| s["containerStatuses"][0]["state"]["waiting"].clone());
+    bench.api.until("a pause", |api| waiting(api).is_some_and(|w| w["reason"] == "CrashLoopBackOff")).await;
+    assert_eq!(
+        waiting(&bench.api).unwrap()["message"],
+        "back-off 10s restarting failed container=c pod=web_shop(u1)"
+    );
+    bench.api.until("the event", |api| api.events().contains(&"BackOff".to_owned())).await;
+    running.delete(0);
+    running.ended().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_removed_by_force_does_not_use_its_grace() {
+    let mut bench = Bench::new().await;
+    let mut spec = app();
+    spec["terminationGracePeriodSeconds"] = json!(600);
+    let running = Running::begin(&mut bench, pod(spec));
+    bench.api.until("Running", |api| phase(api).as_deref() == Some("Running")).await;
+    running.updates.send_modify(|desired| desired.gone = true);
+    running.ended().await;
+    assert!(!is_removed(&bench.api), "it is gone already");
+    assert!(!bench.dir.path().join("data/agent/pods/u1").exists());
 }

@@ -4,6 +4,7 @@ use json_patch::PatchOperation;
 use serde_json::Value;
 
 use super::PatchError;
+use crate::depth;
 
 /// As many operations as Kubernetes takes.
 pub const MAX_OPERATIONS: usize = 10_000;
@@ -34,6 +35,7 @@ pub fn apply(current: &Value, patch: &[u8]) -> Result<Value, PatchError> {
                 return Err(PatchError::TooLarge(message));
             }
         }
+        check_depth(operation, &object)?;
         json_patch::patch(&mut object, std::slice::from_ref(operation)).map_err(|e| {
             PatchError::Failed(format!(
                 "the server rejected our request due to an error in our request: {} at {:?}",
@@ -43,6 +45,23 @@ pub fn apply(current: &Value, patch: &[u8]) -> Result<Value, PatchError> {
         })?;
     }
     Ok(object)
+}
+
+/// Every operation may put one value below another, and there may be thousands: what they add up to must still be
+/// something that can be read (and dropped) again.
+fn check_depth(operation: &PatchOperation, object: &Value) -> Result<(), PatchError> {
+    let added = match operation {
+        PatchOperation::Add(add) => depth::of(&add.value),
+        PatchOperation::Replace(replace) => depth::of(&replace.value),
+        PatchOperation::Move(from) => from.from.resolve(object).map_or(0, depth::of),
+        PatchOperation::Copy(from) => from.from.resolve(object).map_or(0, depth::of),
+        PatchOperation::Remove(_) | PatchOperation::Test(_) => 0,
+    };
+    if operation.path().count() + added > depth::LIMIT {
+        let message = format!("the patch nests values more than {} levels deep", depth::LIMIT);
+        return Err(PatchError::Malformed(message));
+    }
+    Ok(())
 }
 
 /// A lower bound of the bytes of a value; stops counting above the limit.

@@ -87,9 +87,9 @@ fn scaled(value: &IntOrString, total: i32, rounding: Rounding) -> i32 {
         IntOrString::Int(number) => (*number).max(0),
         IntOrString::String(text) => {
             let percent: i64 = text.trim_end_matches('%').parse().unwrap_or(0);
-            let hundredths = percent.max(0) * i64::from(total);
+            let hundredths = percent.max(0).saturating_mul(i64::from(total));
             let whole = match rounding {
-                Rounding::Up => (hundredths + 99) / 100,
+                Rounding::Up => hundredths.saturating_add(99) / 100,
                 Rounding::Down => hundredths / 100,
             };
             i32::try_from(whole).unwrap_or(i32::MAX)
@@ -147,6 +147,12 @@ impl<'a> Member<'a> {
 
     pub(crate) fn available(&self) -> i32 {
         self.status().and_then(|status| status.available_replicas).unwrap_or(0)
+    }
+
+    /// Available pods that a rollout may count on. The status of a ReplicaSet that was scaled down a moment ago
+    /// still counts the pods that are about to go; they must not be given away twice.
+    pub(crate) fn lasting(&self) -> i32 {
+        self.available().min(self.observed.map_or(0, spec_replicas))
     }
 
     pub(crate) fn ready(&self) -> i32 {

@@ -5,7 +5,7 @@
 use super::member::{DESIRED_REPLICAS, MAX_REPLICAS, Member, Strategy, Wish};
 
 fn total(members: &[Member<'_>], new: Option<&Member<'_>>) -> i32 {
-    members.iter().chain(new).map(|member| member.replicas).sum()
+    members.iter().chain(new).fold(0, |sum, member| sum.saturating_add(member.replicas))
 }
 
 /// The size of the new ReplicaSet that leaves no more pods than the surge allows.
@@ -35,7 +35,7 @@ pub(super) fn step_old(wish: &Wish<'_>, old: &mut [Member<'_>], new: &Member<'_>
     if total(old, None) == 0 {
         return false;
     }
-    let new_unavailable = new.replicas - new.available();
+    let new_unavailable = new.replicas - new.lasting();
     let most = total(old, Some(new)) - wish.floor() - new_unavailable;
     if most <= 0 {
         return false;
@@ -48,7 +48,7 @@ pub(super) fn step_old(wish: &Wish<'_>, old: &mut [Member<'_>], new: &Member<'_>
 fn clean_up_unhealthy(wish: &Wish<'_>, old: &mut [Member<'_>], most: i32) -> bool {
     let mut left = most;
     for member in old {
-        let unavailable = member.replicas - member.available();
+        let unavailable = member.replicas - member.lasting();
         if left <= 0 || unavailable <= 0 {
             continue;
         }
@@ -60,7 +60,7 @@ fn clean_up_unhealthy(wish: &Wish<'_>, old: &mut [Member<'_>], most: i32) -> boo
 }
 
 fn scale_down_available(wish: &Wish<'_>, old: &mut [Member<'_>], new: &Member<'_>) -> bool {
-    let available: i32 = old.iter().chain(Some(new)).map(Member::available).sum();
+    let available: i32 = old.iter().chain(Some(new)).map(Member::lasting).sum();
     let mut left = available - wish.floor();
     let before = left;
     for member in old.iter_mut().filter(|member| member.replicas > 0) {

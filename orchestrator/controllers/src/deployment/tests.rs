@@ -137,6 +137,30 @@ fn merge(mut base: Value, over: Value) -> Value {
 }
 
 #[test]
+fn a_status_that_lags_gives_no_pod_away_twice() {
+    let strategy = json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 10, "maxUnavailable": 0}});
+    let mut world = World::new(json!({"replicas": 10, "strategy": strategy}));
+    world.settle();
+    world.set_image("v2");
+    world.step();
+    assert_eq!(world.sizes(), [10, 10]);
+    let mut new_has = |available: i32| {
+        Arc::make_mut(&mut world.sets[1]).status = Some(ReplicaSetStatus {
+            replicas: 10,
+            available_replicas: Some(available),
+            ..Default::default()
+        });
+        world.step();
+        spec_replicas(&world.sets[0])
+    };
+    assert_eq!(new_has(4), 6);
+    // The status of the old one still counts the four pods that it was told to delete.
+    assert_eq!(new_has(4), 6);
+    assert_eq!(new_has(6), 4);
+    assert_eq!(new_has(10), 0);
+}
+
+#[test]
 fn the_first_rollout() {
     let mut world = World::new(json!({}));
     let plan = world.step();

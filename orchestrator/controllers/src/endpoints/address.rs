@@ -41,9 +41,9 @@ fn tcp() -> String {
 }
 
 /// Should the pod be in the slices of a Service that selects it? A terminating one is, until it is gone, so
-/// that connections to it can drain.
+/// that connections to it can drain. One whose address is none would have the server refuse the whole slice.
 pub(super) fn is_member(pod: &Pod) -> bool {
-    !pod.is_terminal() && pod.ip().is_some()
+    !pod.is_terminal() && pod.ip().is_some_and(|ip| ip.parse::<std::net::Ipv4Addr>().is_ok())
 }
 
 /// Do not-ready pods of this Service count as ready?

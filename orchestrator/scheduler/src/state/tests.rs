@@ -129,7 +129,7 @@ async fn an_unknown_runtime_class_names_those_there_are() {
     let class = |name: &str, handler: &str| {
         serde_json::from_value(json!({"metadata": {"name": name}, "handler": handler})).unwrap()
     };
-    world.node("n", "1").apply(Update::RuntimeClass(class("fast", "wasm")));
+    world.node("n", "1").apply(Update::RuntimeClass(Box::new(class("fast", "wasm"))));
     world.pod("a", json!({"runtimeClassName": "kata"}));
     assert_eq!(
         world.decide(),
@@ -138,7 +138,7 @@ async fn an_unknown_runtime_class_names_those_there_are() {
           oci, wasm."
         ]
     );
-    world.wait().apply(Update::RuntimeClass(class("kata", "wasm")));
+    world.wait().apply(Update::RuntimeClass(Box::new(class("kata", "wasm"))));
     assert_eq!(world.decide(), ["a → n"]);
 }
 

@@ -28,10 +28,10 @@ pub(super) async fn admit(
     old: Option<&Value>,
 ) -> Result<Reserved, Status> {
     if let Some(old) = old {
+        let_go(service, old);
         inherit(service, old);
     }
     if kind(service) == "ExternalName" {
-        release(service);
         return Ok(None);
     }
     let reserved = context.core.allocator.reserve().await;
@@ -72,8 +72,7 @@ fn inherit(service: &mut Value, old: &Value) {
             service["spec"][field] = old["spec"][field].clone();
         }
     }
-    let node = |service: &Value| matches!(kind(service), "NodePort" | "LoadBalancer");
-    if node(service) && node(old) {
+    if on_nodes(service) && on_nodes(old) {
         let same = |a: &Value, b: &Value| a["port"] == b["port"] && protocol(a) == protocol(b);
         let before = old["spec"]["ports"].as_array().cloned().unwrap_or_default();
         for port in ports_mut(service) {
@@ -96,14 +95,53 @@ fn protocol(port: &Value) -> &str {
     port["protocol"].as_str().unwrap_or("TCP")
 }
 
-/// A Service without an address gives back what it had.
-fn release(service: &mut Value) {
-    if let Some(spec) = service.get_mut("spec").and_then(Value::as_object_mut) {
-        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "healthCheckNodePort"] {
-            spec.remove(field);
+/// What the old type had and the new one has no use for goes, unless the caller set it to something else: then
+/// validation tells them. So it is enough to change `type`.
+fn let_go(service: &mut Value, old: &Value) {
+    let mut drop_if_same = |fields: &[&str], needed: fn(&Value) -> bool| {
+        let same = fields.iter().all(|field| service["spec"].get(field) == old["spec"].get(field));
+        if needed(old) && !needed(service) && same {
+            let spec = service.get_mut("spec").and_then(Value::as_object_mut);
+            spec.into_iter().for_each(|spec| spec.retain(|field, _| !fields.contains(&field.as_str())));
         }
+    };
+    drop_if_same(&["clusterIP", "clusterIPs"], has_address);
+    drop_if_same(&["ipFamilies"], has_address);
+    drop_if_same(&["ipFamilyPolicy"], has_address);
+    drop_if_same(&["internalTrafficPolicy"], has_address);
+    drop_if_same(&["externalTrafficPolicy"], is_external);
+    drop_if_same(&["healthCheckNodePort"], checks_health);
+    drop_if_same(&["allocateLoadBalancerNodePorts"], is_balanced);
+    drop_if_same(&["loadBalancerClass"], is_balanced);
+    let node_ports = |service: &Value| -> Vec<Value> {
+        let ports = service["spec"]["ports"].as_array().into_iter().flatten();
+        ports.map(|port| port["nodePort"].clone()).collect()
+    };
+    if on_nodes(old) && !on_nodes(service) && node_ports(service) == node_ports(old) {
+        clear_node_ports(service);
     }
-    clear_node_ports(service);
+}
+
+fn has_address(service: &Value) -> bool {
+    kind(service) != "ExternalName"
+}
+
+fn on_nodes(service: &Value) -> bool {
+    matches!(kind(service), "NodePort" | "LoadBalancer")
+}
+
+fn is_balanced(service: &Value) -> bool {
+    kind(service) == "LoadBalancer"
+}
+
+/// Can it be reached from outside of the cluster?
+fn is_external(service: &Value) -> bool {
+    on_nodes(service) || service["spec"]["externalIPs"].as_array().is_some_and(|ips| !ips.is_empty())
+}
+
+/// Do nodes answer for it whether they have endpoints?
+fn checks_health(service: &Value) -> bool {
+    is_balanced(service) && service["spec"]["externalTrafficPolicy"] == "Local"
 }
 
 fn clear_node_ports(service: &mut Value) {
@@ -165,9 +203,8 @@ fn allocate(
     random: &mut impl FnMut() -> u32,
 ) {
     allocate_address(service, taken, ranges, (errors, random));
-    match kind(service) {
-        "NodePort" | "LoadBalancer" => allocate_node_ports(service, taken, ranges, (errors, random)),
-        _ => clear_node_ports(service),
+    if on_nodes(service) {
+        allocate_node_ports(service, taken, ranges, (errors, random));
     }
 }
 
@@ -272,8 +309,7 @@ fn allocate_node_ports(
             }
         }
     }
-    let local = kind(service) == "LoadBalancer" && service["spec"]["externalTrafficPolicy"] == "Local";
-    if local && service["spec"]["healthCheckNodePort"].as_u64().unwrap_or(0) == 0 {
+    if checks_health(service) && service["spec"]["healthCheckNodePort"].as_u64().unwrap_or(0) == 0 {
         let free = free_port((first, last), |port| !taken_by(taken, &own, port, "TCP"), random);
         if let Some(chosen) = free {
             service["spec"]["healthCheckNodePort"] = chosen.into();
@@ -365,9 +401,9 @@ mod tests {
             json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 30_000, "protocol": "UDP"}]}),
         );
         assert!(run(&mut other, &taken).is_empty(), "another protocol is another port");
-        let mut back = service(json!({"type": "ClusterIP", "ports": [{"port": 1, "nodePort": 30_001}]}));
-        run(&mut back, &taken);
-        assert!(back["spec"]["ports"][0].get("nodePort").is_none());
+        let mut fixed = service(json!({"type": "ClusterIP", "ports": [{"port": 1, "nodePort": 30_001}]}));
+        run(&mut fixed, &taken);
+        assert_eq!(fixed["spec"]["ports"][0]["nodePort"], 30_001, "validation refuses it");
     }
 
     #[test]
@@ -380,10 +416,36 @@ mod tests {
         inherit(&mut new, &old);
         assert_eq!(new["spec"]["clusterIP"], "10.96.1.1");
         assert_eq!(new["spec"]["ports"][0]["nodePort"], 30_001);
-        let mut external =
-            service(json!({"type": "ExternalName", "clusterIP": "10.96.1.1", "ports": [{"nodePort": 1}]}));
-        inherit(&mut external, &old);
-        release(&mut external);
-        assert!(external["spec"].get("clusterIP").is_none());
+    }
+
+    #[test]
+    fn a_new_type_lets_go_of_what_it_has_no_use_for() {
+        let old = service(json!({
+            "type": "NodePort", "clusterIP": "10.96.1.1", "clusterIPs": ["10.96.1.1"], "ipFamilies": ["IPv4"],
+            "ipFamilyPolicy": "SingleStack", "externalTrafficPolicy": "Cluster",
+            "internalTrafficPolicy": "Cluster", "ports": [{"port": 80, "nodePort": 30_001}],
+        }));
+        let with = |change: Value| {
+            let mut new = old.clone();
+            for (field, value) in change.as_object().unwrap() {
+                new["spec"][field] = value.clone();
+            }
+            let_go(&mut new, &old);
+            new["spec"].clone()
+        };
+        let inside = with(json!({"type": "ClusterIP"}));
+        assert_eq!(inside["clusterIP"], "10.96.1.1");
+        assert!(inside.get("externalTrafficPolicy").is_none());
+        assert_eq!(inside["ports"], json!([{"port": 80}]));
+        let outside = with(json!({"type": "ExternalName", "externalName": "a.b"}));
+        assert_eq!(outside, json!({"type": "ExternalName", "externalName": "a.b", "ports": [{"port": 80}]}));
+        let said = with(
+            json!({"type": "ClusterIP", "externalTrafficPolicy": "Local", "ports": [{"port": 80, "nodePort": 7}]}),
+        );
+        assert_eq!(said["externalTrafficPolicy"], "Local", "for validation to refuse");
+        assert_eq!(said["ports"][0]["nodePort"], 7);
+        let external_ips = with(json!({"type": "ClusterIP", "externalIPs": ["1.2.3.4"]}));
+        assert_eq!(external_ips["externalTrafficPolicy"], "Cluster");
+        assert_eq!(with(json!({})), old["spec"], "the same type keeps everything");
     }
 }

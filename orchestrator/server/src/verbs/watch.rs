@@ -24,6 +24,8 @@ use crate::{convert, encode, error, keys, table};
 
 /// How often a quiet watch says how far it has come.
 const BOOKMARKS: Duration = Duration::from_secs(60);
+/// No watch is open for longer, whatever its client asks for.
+const LONGEST: u64 = 24 * 3600;
 /// Changes handed to the connection at once.
 const BATCH: usize = 256;
 /// Annotation on the bookmark that ends the initial events.
@@ -46,6 +48,7 @@ pub(crate) async fn watch(context: Context) -> Result<Response<Body>, Status> {
         Shape::Whole => Form::Whole,
     };
     let seconds = options.timeout_seconds.filter(|seconds| *seconds > 0).unwrap_or_else(default_timeout);
+    let seconds = seconds.min(LONGEST);
     let deadline = Instant::now() + Duration::from_secs(seconds);
     let (initial, after, source) = begin(&context, &options).await?;
     let watcher = Watcher {

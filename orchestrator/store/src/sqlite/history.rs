@@ -42,13 +42,11 @@ impl History {
     pub(super) fn range(&self, range: &Range, revision: Revision) -> Result<Page, StoreError> {
         let fail = |e| io("read history", e);
         let from = range.start_after.as_deref().filter(|key| *key >= range.prefix.as_str());
-        let sql = format!(
-            "SELECT max(revision), key, value, create_revision, version FROM log
+        let sql = "SELECT max(revision), key, value, create_revision, version FROM log
              WHERE key >= ?1 AND key > ?2 AND (?3 IS NULL OR key < ?3) AND revision <= ?4
-             GROUP BY key ORDER BY key"
-        );
+             GROUP BY key ORDER BY key";
         let connection = self.connection();
-        let mut statement = connection.prepare(&sql).map_err(fail)?;
+        let mut statement = connection.prepare(sql).map_err(fail)?;
         let rows = statement
             .query_map(
                 params![range.prefix, from.unwrap_or_default(), upper_bound(&range.prefix), revision],

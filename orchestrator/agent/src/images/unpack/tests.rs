@@ -185,3 +185,29 @@ fn corrupt_layers_are_refused() {
     assert!(matches!(result, Err(UnpackError::Archive(_) | UnpackError::Entry { .. })), "{result:?}");
     assert!(unpack_bytes(dir.path(), b"garbage that is no archive at all", b"x").is_err());
 }
+
+#[test]
+fn fields_that_nobody_filled_in_are_zero() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut header = Header::new_ustar();
+    header.set_path("f").unwrap();
+    header.set_entry_type(EntryType::Regular);
+    header.set_size(1);
+    let old = header.as_old_mut();
+    (old.uid, old.gid) = ([0; 8], [b' '; 8]);
+    (old.mode, old.mtime) = ([0; 8], [0; 12]);
+    header.set_cksum();
+    let archive = |header: &Header| {
+        let mut builder = Builder::new(Vec::new());
+        builder.append(header, &b"x"[..]).unwrap();
+        builder.into_inner().unwrap()
+    };
+    let plain = archive(&header);
+    let root = unpack_bytes(dir.path(), &plain, &plain).unwrap();
+    let meta = std::fs::metadata(root.join("f")).unwrap();
+    assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777, meta.mtime()), (0, 0, 0, 0));
+    header.as_old_mut().uid = *b"x\0\0\0\0\0\0\0";
+    header.set_cksum();
+    let plain = archive(&header);
+    assert!(unpack_bytes(dir.path(), &plain, &plain).is_err(), "what is there must be a number");
+}
