@@ -138,7 +138,8 @@ mod tests {
     #[test]
     fn the_place_follows_from_the_images() {
         use Handler::*;
-        let table: &[(Handler, &[Option<ImageKind>], Option<Place>)] = &[
+        type Row<'a> = (Handler, &'a [Option<ImageKind>], Option<Place>);
+        let table: &[Row<'_>] = &[
             (ByImage, &[Some(WASM)], Some(shared())),
             (ByImage, &[Some(WASM), Some(LINUX)], Some(Place::Own)),
             (ByImage, &[None, Some(LINUX)], Some(Place::Own)),

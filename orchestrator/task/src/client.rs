@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use crate::fds;
 use crate::pods::{ExecSpec, ExitEvent, TaskError};
@@ -21,6 +22,22 @@ use crate::wire::*;
 const RECONNECT_FOR: Duration = Duration::from_secs(10);
 /// Pause between two attempts to reach it.
 const RECONNECT_EVERY: Duration = Duration::from_millis(20);
+
+/// How long a call goes on trying. A call that waited long for its answer and lost the shim begins anew.
+#[derive(Default)]
+struct Patience {
+    since: Option<Instant>,
+}
+
+impl Patience {
+    /// Takes note of an attempt that began at `begun` and failed at `now`.
+    fn is_over(&mut self, begun: Instant, now: Instant) -> bool {
+        if now.duration_since(begun) >= RECONNECT_FOR {
+            self.since = None;
+        }
+        now.duration_since(*self.since.get_or_insert(now)) >= RECONNECT_FOR
+    }
+}
 
 /// Whether a call may be sent twice without harm.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -89,8 +106,9 @@ impl TaskClient {
     {
         let payload = serde_json::to_vec(request)
             .map_err(|e| TaskError::InvalidArgument(format!("the request does not encode: {e}")))?;
-        let give_up = tokio::time::Instant::now() + RECONNECT_FOR;
+        let mut patience = Patience::default();
         loop {
+            let begun = Instant::now();
             let failure = match self.connection().await {
                 Err(unavailable) => unavailable,
                 Ok((connection, generation)) => match connection.call(method, payload.clone()).await {
@@ -108,7 +126,7 @@ impl TaskClient {
                     }
                 },
             };
-            if tokio::time::Instant::now() >= give_up {
+            if patience.is_over(begun, Instant::now()) {
                 return Err(failure);
             }
             tokio::time::sleep(RECONNECT_EVERY).await;
@@ -301,4 +319,25 @@ fn batches(containers: Vec<ContainerSpec>) -> Vec<Vec<ContainerSpec>> {
 /// Splits long lists of ids; an empty list (all) stays one empty list.
 fn id_batches(ids: &[ContainerId]) -> Vec<&[ContainerId]> {
     if ids.is_empty() { vec![ids] } else { ids.chunks(5_000).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_wait_does_not_use_up_the_patience() {
+        let start = Instant::now();
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let mut patience = Patience::default();
+        // An hour of waiting, then the shim is away for nine seconds.
+        assert!(!patience.is_over(at(0), at(3600)));
+        assert!(!patience.is_over(at(3600), at(3609)));
+        assert!(patience.is_over(at(3609), at(3610)));
+        // It is away from the beginning.
+        let mut patience = Patience::default();
+        assert!(!patience.is_over(at(0), at(0)));
+        assert!(!patience.is_over(at(9), at(9)));
+        assert!(patience.is_over(at(10), at(10)));
+    }
 }

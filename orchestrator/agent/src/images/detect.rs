@@ -199,6 +199,8 @@ mod tests {
     use serde_json::json;
 
     const TAR: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+    /// Type of the configuration, of the layers, variant, configuration, what follows.
+    type Row<'a> = (&'a str, &'a [&'a str], Option<&'a str>, &'a Value, Result<Layout, DetectError>);
 
     #[test]
     fn layouts() {
@@ -207,7 +209,7 @@ mod tests {
         let linux = json!({"architecture": "amd64", "os": "linux"});
         let wasi = json!({"architecture": "wasm", "os": "wasi", "config": {"Entrypoint": ["/app.wasm"]}});
         let compat = json!({"architecture": "amd64", "os": "linux", "config": {"Entrypoint": ["/app.wasm"]}});
-        let table: &[(&str, &[&str], Option<&str>, &Value, Result<Layout, DetectError>)] = &[
+        let table: &[Row<'_>] = &[
             (v0, &["application/wasm"], None, &linux, Ok(Layout::WasmLayer { layer: 0 })),
             (
                 "application/vnd.wasm.config.v1+json",

@@ -13,6 +13,9 @@ use crate::runtime::{Place, ShimKey};
 
 const NOW: i64 = 10_000;
 
+/// A specification, its containers, the phase that follows.
+type PhaseRow = (Value, Vec<(&'static str, ContainerRecord, Task)>, &'static str);
+
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
@@ -112,7 +115,7 @@ fn phases() {
     let init =
         json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}], "containers": [{"name": "c"}]});
     let done = |code| record(0, Some(end(code, 1)), 1);
-    let table: Vec<(Value, Vec<(&str, ContainerRecord, Task)>, &str)> = vec![
+    let table: Vec<PhaseRow> = vec![
         (spec(), vec![], "Pending"),
         (spec(), vec![("c", record(0, None, 0), Task::Created)], "Pending"),
         (spec(), vec![("c", done(1), Task::Absent)], "Running"),

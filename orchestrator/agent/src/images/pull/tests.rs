@@ -12,10 +12,13 @@ use serde_json::json;
 
 use super::*;
 
+/// Media type and bytes, by name.
+type Manifests = BTreeMap<String, (String, Vec<u8>)>;
+
 /// A registry in this process: blobs and manifests by name, on loopback.
 #[derive(Clone, Default)]
 struct Registry {
-    manifests: Arc<Mutex<BTreeMap<String, (String, Vec<u8>)>>>,
+    manifests: Arc<Mutex<Manifests>>,
     blobs: Arc<Mutex<BTreeMap<String, Vec<u8>>>>,
     asked: Arc<Mutex<Vec<String>>>,
 }
