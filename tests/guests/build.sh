@@ -5,7 +5,11 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/../../samples/build/compare.sh"
 for target in wasm32-wasip1 wasm32-wasip2; do
-    have_target $target || { echo "no std for $target: see samples/build/README.md" >&2; exit 1; }
+    if ! have_target $target; then
+        echo "skipped: no std for $target (see samples/build/README.md)"
+        # Comparing is for who can build; building without a toolchain is an error.
+        [ "${1:-}" = --check ] && exit 0 || exit 1
+    fi
 done
 guest() { # folder, target, built file, kept name
     (cd "$here/$1" && CARGO_TARGET_DIR="$work/target" RUSTFLAGS="$remap" cargo build -q --release --locked --target "$2")

@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use catamaran_client::Recorder;
 use catamaran_client::error::Chain;
+use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -98,7 +99,18 @@ pub enum AgentError {
 }
 
 /// Runs the agent until `stop` is cancelled. Containers go on running after it.
-pub async fn run(
+///
+/// Boxed here: the future is then compiled in this crate, and not once more in the binary that awaits it.
+pub fn run(
+    config: AgentConfig,
+    client: kube::Client,
+    network: Arc<dyn PodNetwork>,
+    stop: CancellationToken,
+) -> BoxFuture<'static, Result<(), AgentError>> {
+    Box::pin(run_all(config, client, network, stop))
+}
+
+async fn run_all(
     config: AgentConfig,
     client: kube::Client,
     network: Arc<dyn PodNetwork>,

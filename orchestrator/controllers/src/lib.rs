@@ -33,6 +33,7 @@ use std::time::Duration;
 
 use catamaran_client::runner::TaskEnded;
 use catamaran_client::{Client, Recorder, Tasks};
+use futures::future::BoxFuture;
 
 /// What the controllers must be told.
 #[derive(Clone, Debug)]
@@ -57,7 +58,25 @@ impl Config {
 ///
 /// # Errors
 /// A controller ended by itself, which none does unless it panics.
-pub async fn run(client: Client, config: Config, stop: impl Future<Output = ()>) -> Result<(), TaskEnded> {
+///
+/// Boxed here: the future is then compiled in this crate, and not once more in the binary that awaits it.
+pub fn run(
+    client: Client,
+    config: Config,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> BoxFuture<'static, Result<(), TaskEnded>> {
+    boxed(client, config, Box::pin(stop))
+}
+
+fn boxed(
+    client: Client,
+    config: Config,
+    stop: BoxFuture<'static, ()>,
+) -> BoxFuture<'static, Result<(), TaskEnded>> {
+    Box::pin(run_all(client, config, stop))
+}
+
+async fn run_all(client: Client, config: Config, stop: BoxFuture<'static, ()>) -> Result<(), TaskEnded> {
     let mut tasks = Tasks::new();
     let recorder = |component: &str, tasks: &mut Tasks| {
         let (recorder, writer) = Recorder::new(client.clone(), component, None);

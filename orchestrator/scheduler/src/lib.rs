@@ -32,12 +32,26 @@ use std::future::Future;
 
 use catamaran_client::runner::TaskEnded;
 use catamaran_client::{Client, Recorder, Tasks};
+use futures::future::BoxFuture;
 
 /// Runs the scheduler until `stop` is ready.
 ///
 /// # Errors
 /// One of its tasks ended by itself, which none does unless it panics.
-pub async fn run(client: Client, stop: impl Future<Output = ()>) -> Result<(), TaskEnded> {
+///
+/// Boxed here: the future is then compiled in this crate, and not once more in the binary that awaits it.
+pub fn run(
+    client: Client,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> BoxFuture<'static, Result<(), TaskEnded>> {
+    boxed(client, Box::pin(stop))
+}
+
+fn boxed(client: Client, stop: BoxFuture<'static, ()>) -> BoxFuture<'static, Result<(), TaskEnded>> {
+    Box::pin(run_all(client, stop))
+}
+
+async fn run_all(client: Client, stop: BoxFuture<'static, ()>) -> Result<(), TaskEnded> {
     let mut tasks = Tasks::new();
     let (recorder, events) = Recorder::new(client.clone(), "default-scheduler", None);
     tasks.spawn("events", events);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context as Task, Poll};
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http::{Request, Response};
 use tower::Service;
 
@@ -150,7 +151,16 @@ where
 ///
 /// # Errors
 /// When an address, a certificate or a start-up object makes trouble.
-pub async fn run(server: Server, mut stop: tokio::sync::watch::Receiver<bool>) -> Result<(), ServerError> {
+///
+/// Boxed here: the future is then compiled in this crate, and not once more in the binary that awaits it.
+pub fn run(
+    server: Server,
+    stop: tokio::sync::watch::Receiver<bool>,
+) -> BoxFuture<'static, Result<(), ServerError>> {
+    Box::pin(run_all(server, stop))
+}
+
+async fn run_all(server: Server, mut stop: tokio::sync::watch::Receiver<bool>) -> Result<(), ServerError> {
     server.bootstrap().await?;
     let mut registry_stop = stop.clone();
     let images = async {

@@ -24,12 +24,22 @@ pub(crate) fn http_ports(container: &Container) -> Vec<u16> {
     if ports.is_empty() { vec![80] } else { ports }
 }
 
+/// The first argument is the program's name. An artifact has no entrypoint that would be it, so the container's name
+/// stands in, unless the pod's `command` says it.
+fn arguments(input: &Input<'_>) -> Vec<String> {
+    let mut args = args(input);
+    let given = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
+    let config = &input.image.config;
+    let unnamed = config.entrypoint.is_empty() && (given(&input.container.args) || config.cmd.is_empty());
+    if unnamed && !given(&input.container.command) {
+        args.insert(0, input.container.name.clone());
+    }
+    args
+}
+
 /// The parts of the runtime specification that a wasm host reads.
 pub(super) fn runtime_spec(input: &Input<'_>) -> Value {
-    let mut args = args(input);
-    if args.is_empty() {
-        args.push(input.container.name.clone());
-    }
+    let args = arguments(input);
     let env = env(input, &[("HOSTNAME", &input.hostname)]);
     let mounts: Vec<Value> = input.mounts.iter().map(BindMount::to_oci).collect();
     json!({

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::NetworkError;
+use futures::future::BoxFuture;
 pub use node::{TornDown, teardown_all};
 use work::Work;
 
@@ -96,10 +97,12 @@ pub struct Network {
 impl Network {
     /// Prepares the node: address, routes, forwarding, fixed rules; and finds what was made before. Running
     /// pods do not notice.
-    pub async fn open(config: NetworkConfig) -> Result<Self, NetworkError> {
-        let work = Arc::new(Work::open(config).await?);
-        work::keep_pool_filled(&work);
-        Ok(Self { work, hosts: Arc::default() })
+    pub fn open(config: NetworkConfig) -> BoxFuture<'static, Result<Self, NetworkError>> {
+        Box::pin(async move {
+            let work = Arc::new(Work::open(config).await?);
+            work::keep_pool_filled(&work);
+            Ok(Self { work, hosts: Arc::default() })
+        })
     }
 
     /// The node's own address: the first of its first block. Node InternalIP, API, DNS and agent are there.

@@ -10,9 +10,9 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::pin::pin;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use hickory_proto::rr::Name;
 use rustix::net::{
     self, AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -157,7 +157,20 @@ impl DnsSockets {
 
 /// Answers queries until `stop` ends. Queries for names of the cluster wait until the API was read once;
 /// afterwards they are answered whether or not the API can be reached.
-pub async fn run_dns(config: DnsConfig, stop: impl Future<Output = ()> + Send) -> Result<(), DnsError> {
+///
+/// Boxed here: the future is then compiled in this crate, and not once more in the binary that awaits it.
+pub fn run_dns(
+    config: DnsConfig,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> BoxFuture<'static, Result<(), DnsError>> {
+    boxed(config, Box::pin(stop))
+}
+
+fn boxed(config: DnsConfig, stop: BoxFuture<'static, ()>) -> BoxFuture<'static, Result<(), DnsError>> {
+    Box::pin(answer_all(config, stop))
+}
+
+async fn answer_all(config: DnsConfig, mut stop: BoxFuture<'static, ()>) -> Result<(), DnsError> {
     let mut domain = Name::from_ascii(&config.domain)
         .map_err(|source| DnsError::Domain { domain: config.domain.clone(), source })?
         .to_lowercase();
@@ -177,7 +190,7 @@ pub async fn run_dns(config: DnsConfig, stop: impl Future<Output = ()> + Send) -
         let listener = tokio::net::TcpListener::from_std(listener).map_err(DnsError::Socket)?;
         loops.spawn(serve::streams(Arc::clone(&server), listener));
     }
-    let (mut stop, mut follower) = (pin!(stop), Follower::new(&config.client));
+    let mut follower = Follower::new(&config.client);
     loop {
         let round = tokio::select! {
             () = &mut stop => break,

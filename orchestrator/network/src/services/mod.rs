@@ -6,9 +6,9 @@ pub mod plan;
 pub(crate) mod rules;
 
 use std::future::Future;
-use std::pin::pin;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use kube::Client;
 use tokio::time::MissedTickBehavior;
 use tracing::Instrument;
@@ -23,11 +23,24 @@ const CHECK: Duration = Duration::from_secs(10);
 
 /// Keeps the rules of every namespace of `network` in step with the Services and EndpointSlices of the
 /// cluster until `stop` ends. The rules stay when it returns: a restart interrupts no traffic.
-pub async fn run_services(client: Client, network: Network, stop: impl Future<Output = ()> + Send) {
+///
+/// Boxed here: the future is then compiled in this crate, and not once more in the binary that awaits it.
+pub fn run_services(
+    client: Client,
+    network: Network,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> BoxFuture<'static, ()> {
+    boxed(client, network, Box::pin(stop))
+}
+
+fn boxed(client: Client, network: Network, stop: BoxFuture<'static, ()>) -> BoxFuture<'static, ()> {
+    Box::pin(follow(client, network, stop))
+}
+
+async fn follow(client: Client, network: Network, mut stop: BoxFuture<'static, ()>) {
     let mut follower = Follower::new(&client);
     let mut checks = tokio::time::interval(CHECK);
     checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut stop = pin!(stop);
     loop {
         let round = tokio::select! {
             () = &mut stop => return,
