@@ -13,7 +13,7 @@ use futures::StreamExt;
 use futures::future::try_join_all;
 use oci_client::Reference;
 use oci_client::client::{Client, ClientConfig, ClientProtocol};
-use oci_client::errors::OciDistributionError;
+use oci_client::errors::{OciDistributionError, OciErrorCode};
 use oci_client::manifest::{OciDescriptor, OciImageManifest};
 use serde_json::Value;
 use tokio::sync::Semaphore;
@@ -50,6 +50,8 @@ pub(crate) enum PullError {
     Name { name: String, why: String },
     #[error("Container image {0:?} is not present with pull policy of Never")]
     Never(String),
+    #[error("failed to resolve reference {0:?}: {0}: not found in the registry; check the name and the tag")]
+    NotFound(String),
     #[error("failed to pull manifest of {name}")]
     Manifest {
         name: String,
@@ -243,6 +245,9 @@ impl Pull<'_> {
                 expected: expected.to_owned(),
                 actual: format!("something else ({source})"),
             };
+        }
+        if is_not_found(&source) {
+            return PullError::NotFound(self.name.to_owned());
         }
         PullError::Manifest { name: self.name.to_owned(), source: Arc::new(source) }
     }
@@ -475,6 +480,21 @@ fn is_plain_file(layer: &Path, file: &Path) -> bool {
     };
     root.symlink_metadata(file).is_ok_and(|meta| meta.is_file())
         && root.canonicalize(file).is_ok_and(|real| real == file)
+}
+
+/// Whether the registry answered that there is no such image.
+fn is_not_found(error: &OciDistributionError) -> bool {
+    match error {
+        OciDistributionError::ImageManifestNotFoundError(_)
+        | OciDistributionError::ServerError { code: 404, .. } => true,
+        OciDistributionError::RegistryError { envelope, .. } => envelope.errors.iter().any(|error| {
+            matches!(
+                error.code,
+                OciErrorCode::ManifestUnknown | OciErrorCode::NameUnknown | OciErrorCode::NotFound
+            )
+        }),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
