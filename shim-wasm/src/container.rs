@@ -303,11 +303,14 @@ fn template(spec: &ContainerSpec, wasm: &WasmSpec, isolation: Isolation) -> Resu
     let network =
         GuestNetwork::new(isolation, wasm).map_err(|e| TaskError::InvalidArgument(e.to_string()))?;
     let process = runtime.process().as_ref();
+    let cwd = process.map_or_else(|| "/".to_owned(), |process| process.cwd().display().to_string());
+    let mut preopens = preopens(runtime)?;
+    preopens.extend(working_directory(&cwd, &preopens));
     Ok(GuestTemplate {
         args: process.and_then(|process| process.args().clone()).unwrap_or_default(),
         env: process.and_then(|process| process.env().as_ref()).map(|env| pairs(env)).unwrap_or_default(),
-        cwd: process.map_or_else(|| "/".to_owned(), |process| process.cwd().display().to_string()),
-        preopens: preopens(runtime)?,
+        cwd,
+        preopens,
         memory: MemoryAccount::new(memory_limit(resources)),
         cpu: CpuMeter::new(cpu_limit(resources)),
         output: ContainerOutput::open(&spec.output).map_err(|e| failed("open the container's output", &e))?,
@@ -363,8 +366,42 @@ fn preopen(mount: &Mount) -> Result<Option<Preopen>, TaskError> {
     Ok(Some(Preopen { host, guest, perms }))
 }
 
+/// WASI has no working directory: libraries take relative paths from the directory preopened as `.`. A working
+/// directory that is a mount is that; one below a mount is not, a symbolic link in there could lead anywhere.
+fn working_directory(cwd: &str, preopens: &[Preopen]) -> Option<Preopen> {
+    let at = |path: &str| path.trim_end_matches('/').to_owned();
+    let mount = preopens.iter().find(|preopen| at(&preopen.guest) == at(cwd))?;
+    Some(Preopen { guest: ".".to_owned(), ..mount.clone() })
+}
+
 fn is_directory(host: &Path, guest: &str) -> Result<bool, TaskError> {
     std::fs::metadata(host)
         .map(|metadata| metadata.is_dir())
         .map_err(|e| failed(&format!("mount {} at {guest}", host.display()), &e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_working_directory_is_a_mount_or_nothing() {
+        let mount = |guest: &str| Preopen {
+            host: format!("/volumes{guest}").into(),
+            guest: guest.to_owned(),
+            perms: Access::ReadOnly,
+        };
+        let mounts = [mount("/conf"), mount("/data/")];
+        for (cwd, host) in [
+            ("/conf", Some("/volumes/conf")),
+            ("/data", Some("/volumes/data/")),
+            ("/conf/x", None),
+            ("/", None),
+        ] {
+            let found = working_directory(cwd, &mounts);
+            let expected =
+                host.map(|host| Preopen { host: host.into(), guest: ".".into(), perms: Access::ReadOnly });
+            assert_eq!(found, expected, "{cwd}");
+        }
+    }
 }
