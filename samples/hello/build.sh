@@ -8,12 +8,12 @@ here=$(cd "$(dirname "$0")" && pwd)
 container() {
     (cd "$here" && env -u RUSTC -u LD_LIBRARY_PATH CARGO_TARGET_DIR="$work/target" RUSTFLAGS="-Ctarget-feature=+crt-static $remap" \
         cargo build -q --release --locked --bin hello-server --target x86_64-unknown-linux-gnu)
-    put "$work/target/x86_64-unknown-linux-gnu/release/hello-server" "$here/prebuilt/hello-container"
+    put "$work/target/x86_64-unknown-linux-gnu/release/hello-server" "$here/prebuilt/hello-container" "$(native_toolchain)"
 }
 component() {
     (cd "$here" && CARGO_TARGET_DIR="$work/target" RUSTFLAGS="$remap" \
         cargo build -q --release --locked --lib --target wasm32-wasip2)
-    put "$work/target/wasm32-wasip2/release/hello.wasm" "$here/prebuilt/hello.wasm"
+    put "$work/target/wasm32-wasip2/release/hello.wasm" "$here/prebuilt/hello.wasm" "$(wasm_toolchain)"
 }
 container
 if have_target wasm32-wasip2; then component; else echo "skipped: no std for wasm32-wasip2 (see samples/build/README.md)"; fi

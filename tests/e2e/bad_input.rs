@@ -17,7 +17,13 @@ pub(crate) fn bad_images_are_named_in_the_pod() {
     let cluster = Cluster::up_with(Demo::Without, &["--insecure-registry", &address], &[]);
     waits_with(&cluster, "unknown", &format!("{BUILT_IN}/nowhere:1"), "not found");
     let digest = format!("sha256:{}", "0".repeat(64));
-    waits_with(&cluster, "false-digest", &format!("{address}/nowhere@{digest}"), "not found");
+    waits_with(&cluster, "unknown-digest", &format!("{address}/nowhere@{digest}"), "not found");
+    let digest = images::busybox().push(&format!("{address}/forged:1"));
+    let manifest = registry.blob(&digest);
+    let mut bytes = std::fs::read(&manifest).unwrap();
+    bytes.push(b' ');
+    std::fs::write(&manifest, bytes).unwrap();
+    waits_with(&cluster, "wrong-digest", &format!("{address}/forged@{digest}"), "digest");
     images::busybox().push(&format!("{address}/good:1"));
     runs(&cluster, "foreign", &format!("{address}/good:1"));
     let spoilt = Image {

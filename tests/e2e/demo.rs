@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::net::Ipv4Addr;
 
 use catamaran_tests::cluster::{Cluster, Demo};
-use catamaran_tests::http;
+use catamaran_tests::{http, processes};
 use serde_json::Value;
 
 /// Repeated requests are answered by both kinds, and the kernel agrees about which is which.
@@ -14,6 +14,7 @@ pub(crate) fn both_kinds_answer_behind_one_service() {
     answers_come_from_all_pods(&cluster);
     containers_have_namespaces_and_an_overlay_root(&cluster);
     wasm_pods_have_no_process(&cluster);
+    the_way_on_is_printed(&cluster);
 }
 
 fn pods(cluster: &Cluster, selector: &str) -> Vec<Value> {
@@ -43,9 +44,10 @@ fn answers_come_from_all_pods(cluster: &Cluster) {
 }
 
 fn containers_have_namespaces_and_an_overlay_root(cluster: &Cluster) {
-    let processes = processes_named("/hello");
-    assert_eq!(processes.len(), 2, "one process for each container of the sample");
-    for pid in &processes {
+    let containers = pods(cluster, "kind=container");
+    assert_eq!(containers.len(), 2);
+    for pod in containers {
+        let [pid] = &in_cgroup_of(&pod)[..] else { panic!("one process for {}", pod["metadata"]["name"]) };
         for kind in ["mnt", "pid", "net", "ipc", "uts"] {
             let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
             assert_ne!(of(pid), of("self"), "{kind} namespace of the container");
@@ -61,28 +63,35 @@ fn containers_have_namespaces_and_an_overlay_root(cluster: &Cluster) {
     }
 }
 
+/// All wasm pods of the namespace are served by one process, which listens on the address of each.
 fn wasm_pods_have_no_process(cluster: &Cluster) {
+    let mut hosts = processes::of_cluster(cluster.data());
+    hosts.retain(|process| process.part() == "shim-wasm");
+    let [host] = &hosts[..] else { panic!("one wasm host: {hosts:?}") };
+    let sockets = fs::read_to_string(format!("/proc/{}/net/tcp", host.pid)).unwrap();
     for pod in pods(cluster, "kind=wasm") {
-        let uid = pod["metadata"]["uid"].as_str().unwrap();
-        let own = all_processes().filter(|pid| {
-            let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-            cgroup.contains(uid)
-        });
-        assert_eq!(own.collect::<Vec<_>>(), Vec::<String>::new(), "a wasm pod has no process of its own");
+        assert_eq!(in_cgroup_of(&pod), Vec::<String>::new(), "a wasm pod has no process of its own");
+        let ip: Ipv4Addr = pod["status"]["podIP"].as_str().unwrap().parse().unwrap();
+        let listening = format!("{:08X}:{:04X} 00000000:0000 0A", u32::from(ip).swap_bytes(), 8080);
+        assert!(sockets.contains(&listening), "the host listens on {ip}:\n{sockets}");
     }
 }
 
-fn all_processes() -> impl Iterator<Item = String> {
+/// Processes in a cgroup of the pod.
+fn in_cgroup_of(pod: &Value) -> Vec<String> {
+    let uid = pod["metadata"]["uid"].as_str().unwrap();
     let entries = fs::read_dir("/proc").unwrap().flatten();
-    entries
-        .map(|e| e.file_name().to_string_lossy().into_owned())
-        .filter(|n| n.bytes().all(|b| b.is_ascii_digit()))
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let pids = names.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
+    pids.filter(|pid| fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default().contains(uid))
+        .collect()
 }
 
-fn processes_named(program: &str) -> Vec<String> {
-    let is = |pid: &String| {
-        let line = fs::read(Path::new("/proc").join(pid).join("cmdline")).unwrap_or_default();
-        line.split(|b| *b == 0).next() == Some(program.as_bytes())
-    };
-    all_processes().filter(is).collect()
+/// `up --demo` on what runs already changes nothing and says again where it answers and what to try.
+fn the_way_on_is_printed(cluster: &Cluster) {
+    let said = cluster.start(Demo::With, &[], &[]);
+    let kubeconfig = format!("export KUBECONFIG={}", cluster.data().join("kubeconfig").display());
+    for part in ["http://127.0.0.1:30080", kubeconfig.as_str(), "kubectl get pods", "kubectl scale", "curl"] {
+        assert!(said.contains(part), "{part} is not in\n{said}");
+    }
 }

@@ -6,8 +6,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use catamaran_tests::cluster::{Cluster, Demo};
-use catamaran_tests::http;
 use catamaran_tests::wait::until;
+use catamaran_tests::{http, processes};
 
 /// Everything on the machine that a cluster makes more of.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,7 +32,8 @@ fn read(path: &str) -> String {
 
 fn output(program: &str, arguments: &[&str]) -> String {
     let run = Command::new(program).args(arguments).output();
-    run.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default()
+    let run = run.unwrap_or_else(|e| panic!("{program}: {e}; the inventory needs it"));
+    String::from_utf8_lossy(&run.stdout).into_owned()
 }
 
 impl Inventory {
@@ -42,9 +43,7 @@ impl Inventory {
             .flatten()
             .filter_map(|e| e.file_name().to_str().map(str::to_owned));
         let of_pids: Vec<_> = pids.filter(|p| p.bytes().all(|b| b.is_ascii_digit())).collect();
-        let line = |pid: &String| read(&format!("/proc/{pid}/cmdline")).replace('\0', " ");
-        let ours =
-            |line: &String| line.contains("catamaran") && !line.contains("e2e") || line.starts_with("/hello");
+        let ours = [processes::of_file("catamaran"), processes::of_file("hello")].concat();
         let kinds = ["net", "mnt", "pid", "ipc", "uts"];
         let links = |pid: &String| {
             let links = kinds.map(|kind| fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok());
@@ -56,7 +55,7 @@ impl Inventory {
             rows.filter_map(|l| l.split_whitespace().nth(1).map(str::to_owned)).collect::<Vec<_>>()
         };
         Inventory {
-            processes: of_pids.iter().map(line).filter(ours).collect(),
+            processes: ours.iter().map(|process| format!("{process:?}")).collect(),
             mounts: read("/proc/self/mountinfo")
                 .lines()
                 .filter_map(|l| l.split(' ').nth(4))
@@ -108,16 +107,16 @@ fn compare(before: &Inventory) {
 pub(crate) fn nothing_is_left_after_everything_was_killed() {
     let before = Inventory::take();
     let cluster = Cluster::up(Demo::With);
-    let data = cluster.data().to_str().unwrap().to_owned();
-    for _ in 0..20 {
+    let parts: BTreeSet<_> =
+        processes::of_cluster(cluster.data()).iter().map(|process| process.part().to_owned()).collect();
+    let all = ["agent", "dns", "server", "shim-oci", "shim-wasm", "supervisor"].map(str::to_owned);
+    assert_eq!(parts, all.into(), "what is killed");
+    until("nothing of the cluster runs", Duration::from_secs(10), || {
         // Whatever is started again meanwhile is killed in the next round.
-        let mine = output("pgrep", &["-f", &format!("^(/[^ ]*)?catamaran .*{data}")]);
-        let pids: Vec<_> = mine.lines().map(str::to_owned).collect();
-        if pids.is_empty() {
-            break;
-        }
-        Command::new("kill").arg("-9").args(&pids).status().unwrap();
-    }
+        let mine = processes::of_cluster(cluster.data());
+        processes::kill(&mine);
+        if mine.is_empty() { Ok(()) } else { Err(format!("{mine:?}")) }
+    });
     let down = cluster.run("down", &[]);
     assert_eq!(down.code, 0, "{}{}", down.stdout, down.stderr);
     compare(&before);
@@ -139,7 +138,10 @@ pub(crate) fn kept_data_come_back() {
     }
     assert_eq!(names(&cluster), pods, "the same pods");
     let address = cluster.node_port("hello");
-    until("the Service answers", Duration::from_secs(30), || {
-        http::get(address, "/").map_err(|e| e.to_string())
-    });
+    for kind in ["wasm", "container"] {
+        until("both kinds answer again", Duration::from_secs(30), || {
+            let body = http::get(address, "/").map_err(|e| e.to_string())?.body;
+            if body.contains(kind) { Ok(()) } else { Err(body) }
+        });
+    }
 }

@@ -9,11 +9,14 @@ use std::time::{Duration, Instant};
 
 use catamaran_tests::cluster::{Cluster, Demo};
 use catamaran_tests::wait::until;
-use catamaran_tests::{http, images};
+use catamaran_tests::{http, images, processes};
 use serde_json::Value;
 
 const BUSYBOX: &str = "localhost:5000/busybox:1";
+/// Kills of each process.
 const ROUNDS: usize = 50;
+/// The processes of a node; of shim-oci, the one that does the work and the one that keeps the containers.
+const PARTS: [&str; 6] = ["server", "agent", "supervisor", "shim-oci", "dns", "keeper"];
 
 /// What must not change about a running container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,13 +39,12 @@ pub(crate) fn containers_survive_every_kill() {
     let before = containers(&cluster);
     assert_eq!(before.len(), 3);
     let address = cluster.node_port("hello");
-    let parts = ["server", "agent", "supervisor", "shim-oci", "dns"];
     let mut dice = seed();
-    for round in 0..ROUNDS {
+    for round in 0..ROUNDS * PARTS.len() {
         dice ^= dice << 13;
         dice ^= dice >> 7;
         dice ^= dice << 17;
-        let part = parts[round % parts.len()];
+        let part = PARTS[round % PARTS.len()];
         std::thread::sleep(Duration::from_millis(dice % 300));
         kill(&cluster, part);
         if part == "supervisor" {
@@ -85,28 +87,20 @@ fn server_is_back(cluster: &Cluster) {
 }
 
 fn kill(cluster: &Cluster, part: &str) {
-    let data = cluster.data().to_str().unwrap();
-    let mine: Vec<_> = processes()
-        .filter(|(_, line)| {
-            let words: Vec<_> = line.split('\0').collect();
-            words.get(1) == Some(&part) && words.iter().any(|w| w.contains(data))
-        })
-        .collect();
-    assert!(!mine.is_empty(), "{part} runs");
-    // Of the two processes of a shim, the one that does the work: the keeper's child.
-    let (pid, _) = mine.iter().max_by_key(|(pid, _)| *pid).unwrap();
-    std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
+    let name = if part == "keeper" { "shim-oci" } else { part };
+    let mine = until(&format!("{part} runs"), Duration::from_secs(10), || {
+        let mut mine = processes::of_cluster(cluster.data());
+        mine.retain(|process| process.part() == name);
+        // The worker of a shim is its keeper's child.
+        if part == "shim-oci" { Some(mine.split_off(1)) } else { Some(mine) }
+            .filter(|found| !found.is_empty())
+            .ok_or_else(|| cluster.logs())
+    });
+    processes::kill(&mine[..1]);
 }
 
-fn processes() -> impl Iterator<Item = (i32, String)> {
-    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
-    pids.map(|pid: i32| {
-        (
-            pid,
-            String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default())
-                .into_owned(),
-        )
-    })
+fn all_pids() -> impl Iterator<Item = i32> {
+    fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok())
 }
 
 /// Every running container that has a process, by pod name.
@@ -118,7 +112,7 @@ fn containers(cluster: &Cluster) -> BTreeMap<String, Container> {
         let uid = pod["metadata"]["uid"].as_str().unwrap();
         let in_pod =
             |pid: &i32| fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default().contains(uid);
-        let Some(pid) = processes().map(|(pid, _)| pid).filter(in_pod).min() else { continue };
+        let Some(pid) = all_pids().filter(in_pod).min() else { continue };
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         let start_time = stat.rsplit_once(") ").and_then(|(_, r)| r.split(' ').nth(19)).unwrap_or_default();
         let status = &pod["status"]["containerStatuses"][0];
@@ -134,12 +128,16 @@ fn containers(cluster: &Cluster) -> BTreeMap<String, Container> {
     found
 }
 
-/// The counter's log goes on counting: no line is missing, none is there twice.
+/// The counter's log goes on counting: no line is missing. A line that a worker had written without having noted it
+/// when it was killed comes twice; never more of them than kills.
 fn log_has_no_gap(cluster: &Cluster) {
     let text = cluster.kubectl.ok(&["logs", "counter"]);
-    let numbers: Vec<u64> =
+    let mut numbers: Vec<u64> =
         text.lines().map(|line| line.parse().unwrap_or_else(|_| panic!("{line:?} in the log"))).collect();
     assert!(numbers.len() > 100);
+    let all = numbers.len();
+    numbers.dedup();
+    assert!(all - numbers.len() <= 2 * ROUNDS, "{} lines came twice", all - numbers.len());
     for pair in numbers.windows(2) {
         assert_eq!(pair[1], pair[0] + 1, "the log jumps");
     }
@@ -159,10 +157,11 @@ pub(crate) fn a_killed_wasm_host_refuses_no_connection() {
             Err(format!("{all:?}"))
         }
     });
-    for _ in 0..10 {
+    let mut slowest = Duration::ZERO;
+    for _ in 0..ROUNDS {
         let stop = Arc::new(AtomicBool::new(false));
         let callers: Vec<_> = (0..4).map(|_| connect_until(address, stop.clone())).collect();
-        std::thread::sleep(Duration::from_millis(200));
+        std::thread::sleep(Duration::from_millis(100));
         let killed = Instant::now();
         kill(&cluster, "shim-wasm");
         until("the host is back", Duration::from_secs(5), || {
@@ -172,8 +171,10 @@ pub(crate) fn a_killed_wasm_host_refuses_no_connection() {
         stop.store(true, Ordering::Release);
         let refused: Vec<_> = callers.into_iter().flat_map(|c| c.join().unwrap()).collect();
         assert!(refused.is_empty(), "connections were refused: {refused:?}");
-        assert!(took < Duration::from_secs(2), "back after {took:?}");
+        assert!(took < Duration::from_secs(1), "back after {took:?}");
+        slowest = slowest.max(took);
     }
+    eprintln!("slowest return of {ROUNDS}: {slowest:?}");
 }
 
 /// Opens connections one after another and keeps what was refused.

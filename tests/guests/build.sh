@@ -13,7 +13,7 @@ for target in wasm32-wasip1 wasm32-wasip2; do
 done
 guest() { # folder, target, built file, kept name
     (cd "$here/$1" && CARGO_TARGET_DIR="$work/target" RUSTFLAGS="$remap" cargo build -q --release --locked --target "$2")
-    put "$work/target/$2/release/$3" "$here/prebuilt/$4"
+    put "$work/target/$2/release/$3" "$here/prebuilt/$4" "$(wasm_toolchain)"
 }
 guest probe wasm32-wasip1 probe.wasm probe-p1.wasm
 guest probe wasm32-wasip2 probe.wasm probe-p2.wasm

@@ -181,13 +181,20 @@ fn version(program: &Path) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
+/// What a kubectl that is built from its module says of itself; the version in `tests/kubectl/go.mod`.
+const VERSION: &str = "-ldflags=-X k8s.io/component-base/version.gitVersion=v1.33.4";
+
 /// Builds kubectl from its module with Go; kept beside the test's binaries.
 fn build() -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kubectl");
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/kubectl");
     if version(&target).is_none() {
-        let built =
-            Command::new("go").args(["build", "-o"]).arg(&target).arg(".").current_dir(folder).status();
+        let built = Command::new("go")
+            .args(["build", VERSION, "-o"])
+            .arg(&target)
+            .arg(".")
+            .current_dir(folder)
+            .status();
         let ok = built.is_ok_and(|status| status.success());
         assert!(
             ok,

@@ -4,5 +4,6 @@ pub mod cluster;
 pub mod http;
 pub mod images;
 pub mod kubectl;
+pub mod processes;
 pub mod registry;
 pub mod wait;

@@ -1,0 +1,61 @@
+//! The processes of a cluster, as the kernel tells them.
+
+use std::fs;
+
+/// A running process of the binary under test.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Process {
+    /// Its id.
+    pub pid: i32,
+    /// Its command line, in words.
+    pub words: Vec<String>,
+}
+
+impl Process {
+    /// The sub-command that it runs: `server`, `shim-wasm`.
+    #[must_use]
+    pub fn part(&self) -> &str {
+        self.words.get(1).map_or("", String::as_str)
+    }
+}
+
+/// Every process on this machine that runs a file named `file`.
+#[must_use]
+pub fn of_file(file: &str) -> Vec<Process> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let mut found: Vec<_> = pids
+        .filter(|pid: &i32| {
+            let link = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+            let path = link.to_string_lossy();
+            // What was built anew meanwhile is still what the process runs.
+            path.trim_end_matches(" (deleted)").rsplit('/').next() == Some(file)
+        })
+        .map(|pid| Process { pid, words: words(pid) })
+        .collect();
+    found.sort();
+    found
+}
+
+/// The processes of the cluster in `data`, shims included.
+#[must_use]
+pub fn of_cluster(data: &std::path::Path) -> Vec<Process> {
+    let data = data.to_string_lossy();
+    let mut all = of_file("catamaran");
+    all.retain(|process| process.words.iter().any(|word| word.contains(&*data)));
+    all
+}
+
+fn words(pid: i32) -> Vec<String> {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&line).split('\0').filter(|word| !word.is_empty()).map(str::to_owned).collect()
+}
+
+/// Ends processes with -9; those that are gone already do not matter.
+///
+/// # Panics
+/// When there is no `kill`.
+pub fn kill(processes: &[Process]) {
+    let pids: Vec<_> = processes.iter().map(|process| process.pid.to_string()).collect();
+    std::process::Command::new("kill").arg("-9").args(pids).output().expect("`kill` starts");
+}
