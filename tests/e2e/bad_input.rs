@@ -18,7 +18,11 @@ pub(crate) fn bad_images_are_named_in_the_pod() {
     waits_with(&cluster, "unknown", &format!("{BUILT_IN}/nowhere:1"), "not found");
     let digest = format!("sha256:{}", "0".repeat(64));
     waits_with(&cluster, "unknown-digest", &format!("{address}/nowhere@{digest}"), "not found");
-    let digest = images::busybox().push(&format!("{address}/forged:1"));
+    let forged = Image {
+        layers: vec![Layer::default().file("forged", 0o644, b"x")],
+        config: json!({ "Cmd": ["/x"] }),
+    };
+    let digest = forged.push(&format!("{address}/forged:1"));
     let manifest = registry.blob(&digest);
     let mut bytes = std::fs::read(&manifest).unwrap();
     bytes.push(b' ');

@@ -161,7 +161,8 @@ pub(crate) fn a_killed_wasm_host_refuses_no_connection() {
     for _ in 0..ROUNDS {
         let stop = Arc::new(AtomicBool::new(false));
         let callers: Vec<_> = (0..4).map(|_| connect_until(address, stop.clone())).collect();
-        std::thread::sleep(Duration::from_millis(100));
+        // A host that dies as soon as it was started is started again after a pause only.
+        std::thread::sleep(Duration::from_millis(1100));
         let killed = Instant::now();
         kill(&cluster, "shim-wasm");
         until("the host is back", Duration::from_secs(5), || {

@@ -24,14 +24,14 @@ impl Process {
 pub fn of_file(file: &str) -> Vec<Process> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let named = |path: &str| path.trim_end_matches(" (deleted)").rsplit('/').next() == Some(file);
     let mut found: Vec<_> = pids
-        .filter(|pid: &i32| {
-            let link = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-            let path = link.to_string_lossy();
-            // What was built anew meanwhile is still what the process runs.
-            path.trim_end_matches(" (deleted)").rsplit('/').next() == Some(file)
-        })
         .map(|pid| Process { pid, words: words(pid) })
+        .filter(|process| {
+            // A shim may run from a sealed copy in memory, and then has its name only.
+            let link = fs::read_link(format!("/proc/{}/exe", process.pid)).unwrap_or_default();
+            named(&link.to_string_lossy()) || process.words.first().is_some_and(|word| named(word))
+        })
         .collect();
     found.sort();
     found
