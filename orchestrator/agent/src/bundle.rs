@@ -44,6 +44,8 @@ pub(crate) struct Input<'a> {
     pub(crate) hostname: String,
     pub(crate) resolvers: Resolvers,
     pub(crate) cluster_ranges: &'a [String],
+    /// The control group above those of all containers.
+    pub(crate) cgroup: &'a str,
     /// Bytes.
     pub(crate) node_memory: i64,
 }
@@ -152,7 +154,8 @@ fn linux_spec(input: &Input<'_>) -> Result<Value, BundleError> {
     let amounts = Amounts::of(input.container);
     let class = qos::class(spec(input.pod));
     let identity = &input.identity;
-    let cgroup = format!("/catamaran/{}/pod{}/{}", class.folder(), uid(input.pod), input.container.name);
+    let cgroup =
+        format!("/{}/{}/pod{}/{}", input.cgroup, class.folder(), uid(input.pod), input.container.name);
     let mut linux = json!({
         "namespaces": namespaces(input),
         "resources": resources(&amounts, security.privileged),

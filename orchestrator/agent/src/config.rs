@@ -16,6 +16,9 @@ pub struct AgentConfig {
     pub run_dir: PathBuf,
     /// Directory of pod logs (`/var/log/pods`).
     pub pod_logs: PathBuf,
+    /// Name of the control group, in each hierarchy, below which the containers of this node live. No other cluster on
+    /// this machine has the same.
+    pub cgroup: String,
     /// The binary whose sub-commands are the shims, usually `current_exe()`.
     pub executable: PathBuf,
     /// Address of the cluster DNS Service.

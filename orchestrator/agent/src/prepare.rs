@@ -177,7 +177,7 @@ pub(crate) async fn down(
 ) -> Result<(), PrepareError> {
     match step {
         Step::Directories => {
-            remove_cgroups(qos::class(spec(pod)), uid(pod));
+            remove_cgroups(&context.config.cgroup, qos::class(spec(pod)), uid(pod));
             remove_tree(&paths.root.join("containers"))
         }
         Step::Network => {
@@ -208,8 +208,8 @@ pub(crate) fn remove_directory(context: &Context, pod: &Pod, paths: &PodPaths) {
 }
 
 /// The pod's own folder in each cgroup hierarchy; the shim removed those of the containers.
-fn remove_cgroups(class: qos::Class, uid: &str) {
-    let below = format!("catamaran/{}/pod{uid}", class.folder());
+fn remove_cgroups(top: &str, class: qos::Class, uid: &str) {
+    let below = format!("{top}/{}/pod{uid}", class.folder());
     let root = Path::new("/sys/fs/cgroup");
     let hierarchies = std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
     for hierarchy in hierarchies.chain([root.to_owned()]) {

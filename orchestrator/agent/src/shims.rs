@@ -69,8 +69,8 @@ pub(crate) enum ShimError {
     },
     #[error("{name} ended while it started; its log {log} says: {tail}")]
     Ended { name: String, log: String, tail: String },
-    #[error("{name} did not answer within {} s; its log is {log}", START.as_secs())]
-    Silent { name: String, log: String },
+    #[error("{name} did not answer within {} s; its log {log} says: {tail}", START.as_secs())]
+    Silent { name: String, log: String, tail: String },
     #[error("the process that ran it ended")]
     Dead,
     #[error(transparent)]
@@ -329,6 +329,8 @@ impl Shims {
         }
         let output = File::options().create(true).append(true).open(log)?;
         let mut command = Command::new(&self.executable);
+        // What `ps` shows, whatever path it was started by.
+        command.arg0("catamaran");
         match key {
             ShimKey::Oci => command.arg("shim-oci"),
             ShimKey::Shared(_) | ShimKey::Solo(_) => command.args(["shim-wasm", "host"]),
@@ -350,10 +352,14 @@ impl Shims {
             .spawn()
     }
 
-    /// Waits until the shim answers.
+    /// Waits until the shim answers a call. A connection alone says nothing: the socket may be held by its keeper while
+    /// the worker behind it dies again and again.
     async fn knock(&self, shim: &Shim, log: &Path) -> Result<(), ShimError> {
         let answers = async {
             while TaskClient::connect(shim.client.socket()).await.is_err() {
+                tokio::time::sleep(KNOCK).await;
+            }
+            while shim.client.status(&[]).await.is_err() {
                 tokio::time::sleep(KNOCK).await;
             }
         };
@@ -363,7 +369,9 @@ impl Shims {
             () = shim.dead.cancelled() => {
                 Err(ShimError::Ended { name: name(&shim.key), log: log_name, tail: tail(log) })
             }
-            () = tokio::time::sleep(START) => Err(ShimError::Silent { name: name(&shim.key), log: log_name }),
+            () = tokio::time::sleep(START) => {
+                Err(ShimError::Silent { name: name(&shim.key), log: log_name, tail: tail(log) })
+            }
         }
     }
 

@@ -238,6 +238,7 @@ async fn container_spec(
         hostname: crate::files::hostname(pod, &context.config),
         resolvers,
         cluster_ranges: &context.config.cluster_ranges,
+        cgroup: &context.config.cgroup,
         node_memory: context.node_memory,
     };
     Ok(bundle::container_spec(&input)?)

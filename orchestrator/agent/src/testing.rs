@@ -33,6 +33,7 @@ pub(crate) fn config(directory: &Path) -> AgentConfig {
         data_dir: directory.join("data"),
         run_dir: directory.join("run"),
         pod_logs: directory.join("logs"),
+        cgroup: "catamaran-test".into(),
         executable: directory.join("catamaran"),
         cluster_dns: Ipv4Addr::new(10, 96, 0, 10),
         cluster_domain: "cluster.local".into(),

@@ -124,6 +124,11 @@ impl Cluster {
     }
 }
 
+/// A time as objects have it.
+pub(crate) fn time(value: &Value) -> Option<jiff::Timestamp> {
+    value.as_str()?.parse().ok()
+}
+
 /// An error with all its causes on one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

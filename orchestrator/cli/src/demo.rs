@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use jiff::Timestamp;
+use serde_json::Value;
 
-use crate::cluster::{Cluster, ClusterError};
+use crate::cluster::{self, Cluster, ClusterError};
 use crate::images::{PushError, Pusher};
 use crate::layout::{Layout, Settings};
 use crate::progress::step;
@@ -23,8 +25,13 @@ pub(crate) enum DemoError {
     Cluster(#[from] ClusterError),
 }
 
-/// Pushes the sample both ways, applies its manifest, waits for both Deployments. Returns the URL.
-pub(crate) async fn run(cluster: &Cluster, settings: &Settings) -> Result<String, DemoError> {
+/// Pushes the sample both ways, applies its manifest, waits for both Deployments. Returns the URL. When the samples
+/// were there before, in kept data, their containers must have been started after `since`.
+pub(crate) async fn run(
+    cluster: &Cluster,
+    settings: &Settings,
+    since: Option<Timestamp>,
+) -> Result<String, DemoError> {
     let pusher = Pusher::local(settings.registry_port);
     step("push hello-wasm (a WebAssembly component)", pusher.wasm("hello-wasm:1", Bytes::from_static(WASM)))
         .await?;
@@ -33,19 +40,48 @@ pub(crate) async fn run(cluster: &Cluster, settings: &Settings) -> Result<String
     let manifest = MANIFEST.replace("localhost:5000", &format!("localhost:{}", settings.registry_port));
     step("apply samples/hello/manifest.yaml", cluster.apply("samples/hello/manifest.yaml", &manifest))
         .await?;
-    for name in ["hello-wasm", "hello-container"] {
-        let path = format!("/apis/apps/v1/namespaces/default/deployments/{name}");
-        let what = format!("deployment {name}");
-        step(&format!("wait for {what}"), cluster.wait(&what, &path, WAIT, is_available)).await?;
+    for kind in ["wasm", "container"] {
+        step(&format!("wait for deployment hello-{kind}"), available(cluster, kind, since)).await?;
     }
     let service = cluster.get("/api/v1/namespaces/default/services/hello").await?;
     let port = service["spec"]["ports"][0]["nodePort"].as_u64().unwrap_or_default();
     Ok(format!("http://127.0.0.1:{port}/"))
 }
 
+async fn available(cluster: &Cluster, kind: &str, since: Option<Timestamp>) -> Result<(), ClusterError> {
+    let what = format!("deployment hello-{kind}");
+    let path = format!("/apis/apps/v1/namespaces/default/deployments/hello-{kind}");
+    let deployment = cluster.wait(&what, &path, WAIT, is_available).await?;
+    if let Some(since) = since {
+        let path = format!("/api/v1/namespaces/default/pods?labelSelector=kind%3D{kind}");
+        let enough = |pods: &Value| started_since(pods, since) >= wanted(&deployment);
+        cluster.wait(&what, &path, WAIT, enough).await?;
+    }
+    Ok(())
+}
+
+/// How many Ready pods have been started since. Times of containers are written in whole seconds.
+fn started_since(pods: &Value, since: Timestamp) -> u64 {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let is_new = |container: &Value| {
+        let started = cluster::time(&container["state"]["running"]["startedAt"]);
+        started.is_some_and(|started| started.as_second() >= since.as_second())
+    };
+    let counts = |pod: &Value| {
+        let status = &pod["status"];
+        list(&status["conditions"]).iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
+            && list(&status["containerStatuses"]).iter().all(is_new)
+    };
+    list(&pods["items"]).iter().filter(|pod| counts(pod)).count() as u64
+}
+
+fn wanted(deployment: &Value) -> u64 {
+    deployment["spec"]["replicas"].as_u64().unwrap_or(1)
+}
+
 /// Every wanted replica is updated and available.
-fn is_available(deployment: &serde_json::Value) -> bool {
-    let wanted = deployment["spec"]["replicas"].as_u64().unwrap_or(1);
+fn is_available(deployment: &Value) -> bool {
+    let wanted = wanted(deployment);
     let status = &deployment["status"];
     let seen = status["observedGeneration"].as_u64() >= deployment["metadata"]["generation"].as_u64();
     let count = |field: &str| status[field].as_u64().unwrap_or(0);
@@ -69,4 +105,24 @@ pub(crate) fn advice(layout: &Layout, url: &str) -> String {
 ",
         kubeconfig = layout.kubeconfig().display()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn pods_of_before_do_not_count() {
+        let pod = |ready: &str, at: &str| {
+            json!({"status": {
+                "conditions": [{"type": "Ready", "status": ready}],
+                "containerStatuses": [{"state": {"running": {"startedAt": at}}}],
+            }})
+        };
+        let (old, new) = ("2026-01-02T03:04:04Z", "2026-01-02T03:04:05Z");
+        let pods = json!({"items": [pod("True", old), pod("False", new), pod("True", new)]});
+        assert_eq!(started_since(&pods, "2026-01-02T03:04:05.9Z".parse().unwrap()), 1);
+        assert_eq!(started_since(&json!({}), Timestamp::UNIX_EPOCH), 0);
+    }
 }

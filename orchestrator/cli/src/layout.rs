@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 pub(crate) const DATA_DIR: &str = "/var/lib/catamaran";
 /// The run directory of the default data directory.
 const RUN_DIR: &str = "/run/catamaran";
+/// The control group of the default data directory's containers.
+const CGROUP: &str = "catamaran";
 /// Socket paths end at 107 bytes; the longest name below a run directory takes about fifty.
 const LONGEST_RUN_DIR: usize = 50;
 
@@ -20,14 +22,33 @@ pub(crate) struct Layout {
     pub(crate) data: PathBuf,
     /// Sockets, process files and bind-mounted namespaces: gone after a reboot.
     pub(crate) run: PathBuf,
+    /// Whether this is the machine's default cluster, whose places have well-known names.
+    default: bool,
 }
 
 impl Layout {
-    /// The layout of a data directory; relative paths are taken from the working directory.
+    /// The layout of a data directory. Relative paths are taken from the working directory, and symbolic links are
+    /// followed: mounts and command lines name the place itself.
     pub(crate) fn of(data: &Path) -> Self {
-        let data = std::path::absolute(data).unwrap_or_else(|_| data.to_owned());
-        let run = run_dir(&data);
-        Layout { data, run }
+        let data = real(data);
+        let default = data == real(Path::new(DATA_DIR));
+        let run = if default { RUN_DIR.into() } else { run_dir(&data) };
+        Layout { data, run, default }
+    }
+
+    /// The control group of this cluster's containers in each hierarchy: no other data directory has the same.
+    pub(crate) fn cgroup(&self) -> String {
+        if self.default { CGROUP.to_owned() } else { format!("{CGROUP}-{}", digest(&self.data)) }
+    }
+
+    /// There when `up` made the data directory, so that `down` removes it.
+    pub(crate) fn made(&self) -> PathBuf {
+        self.data.join("made-by-up")
+    }
+
+    /// UIDs of pods whose records are gone while their logs are kept.
+    pub(crate) fn ended_pods(&self) -> PathBuf {
+        self.data.join("agent/ended-pods")
     }
 
     pub(crate) fn kubeconfig(&self) -> PathBuf {
@@ -53,7 +74,7 @@ impl Layout {
 
     /// Pod logs lie where node tools look for them when this is the machine's default cluster.
     pub(crate) fn pod_logs(&self) -> PathBuf {
-        if self.data == Path::new(DATA_DIR) { "/var/log/pods".into() } else { self.data.join("log/pods") }
+        if self.default { "/var/log/pods".into() } else { self.data.join("log/pods") }
     }
 }
 
@@ -62,18 +83,33 @@ pub(crate) fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().to_lowercase()
 }
 
-fn run_dir(data: &Path) -> PathBuf {
-    if data == Path::new(DATA_DIR) {
-        return RUN_DIR.into();
+/// The path without symbolic links. What does not exist yet cannot hold any.
+fn real(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let there = path.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
+    match there {
+        Some((above, real)) => match path.strip_prefix(above) {
+            // Joining nothing would append a slash.
+            Ok(rest) if !rest.as_os_str().is_empty() => real.join(rest),
+            _ => real,
+        },
+        None => path,
     }
+}
+
+/// Tells data directories apart in names that must be short.
+fn digest(data: &Path) -> String {
+    use sha2::{Digest, Sha256};
+    let digest = Sha256::digest(data.as_os_str().as_encoded_bytes());
+    digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn run_dir(data: &Path) -> PathBuf {
     let inside = data.join("run");
     if inside.as_os_str().len() <= LONGEST_RUN_DIR {
         return inside;
     }
-    use sha2::{Digest, Sha256};
-    let digest = Sha256::digest(data.as_os_str().as_encoded_bytes());
-    let short: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-    PathBuf::from(format!("{RUN_DIR}-{short}"))
+    PathBuf::from(format!("{RUN_DIR}-{}", digest(data)))
 }
 
 /// What `up` was asked for; kept so that every part, and the next `up`, finds the same.
@@ -96,7 +132,9 @@ impl Settings {
 
     pub(crate) fn save(&self, layout: &Layout) -> std::io::Result<()> {
         let text = serde_json::to_vec_pretty(self).expect("settings are plain data");
-        std::fs::write(layout.settings(), text)
+        let draft = layout.settings().with_extension("new");
+        std::fs::write(&draft, text)?;
+        std::fs::rename(draft, layout.settings())
     }
 
     /// The defaults with another port, for a server that was not started by `up`.
@@ -131,6 +169,37 @@ mod tests {
             let layout = Layout::of(Path::new(data));
             assert!(layout.run.as_os_str().len() <= LONGEST_RUN_DIR, "{}", layout.run.display());
         }
+        assert_eq!(Layout::of(Path::new(DATA_DIR)).run, Path::new(RUN_DIR));
         assert_ne!(run_dir(Path::new(&"/a".repeat(80))), run_dir(Path::new(&"/b".repeat(80))));
+    }
+
+    #[test]
+    fn each_data_directory_has_a_control_group_of_its_own() {
+        let group = |data: &str| Layout::of(Path::new(data)).cgroup();
+        assert_eq!(group(DATA_DIR), "catamaran");
+        assert!(group("/tmp/a").starts_with("catamaran-"));
+        assert_ne!(group("/tmp/a"), group("/tmp/b"));
+    }
+
+    #[test]
+    fn links_are_followed_also_before_the_directory_is_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().canonicalize().unwrap();
+        std::fs::create_dir(place.join("real")).unwrap();
+        std::os::unix::fs::symlink(place.join("real"), place.join("link")).unwrap();
+        let data = |path: &str| Layout::of(&place.join(path)).data;
+        assert_eq!(data("link"), place.join("real"));
+        assert_eq!(data("link/new/er"), place.join("real/new/er"));
+        assert_eq!(data("link/"), data("real"));
+    }
+
+    #[test]
+    fn saved_settings_are_whole_and_load_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::of(directory.path());
+        let settings = Settings::of_port(7000);
+        settings.save(&layout).unwrap();
+        assert_eq!(Settings::load(&layout), Some(settings));
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "no draft stays");
     }
 }

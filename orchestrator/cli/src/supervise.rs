@@ -44,18 +44,14 @@ pub(crate) enum SuperviseError {
     },
     #[error("cannot listen for signals")]
     Signals(#[source] std::io::Error),
-    #[error("another supervisor (process {0}) looks after this data directory")]
-    Running(i32),
+    #[error("another supervisor looks after this data directory: {0}")]
+    Running(String),
 }
 
 /// Runs until told to stop; then stops the parts in reverse order.
 pub(crate) async fn run(layout: Layout, settings: Settings) -> Result<(), SuperviseError> {
     let own = layout.process_file("supervisor");
-    if let Some(other) = process::read(&own).filter(process::Identity::is_alive)
-        && other.pid != process::own_pid()
-    {
-        return Err(SuperviseError::Running(other.pid));
-    }
+    let _only = process::lock(&layout.run.join("supervisor.lock")).map_err(SuperviseError::Running)?;
     process::write(&own, process::own_pid())
         .map_err(|source| SuperviseError::ProcessFile { path: own.display().to_string(), source })?;
     let mut terminate = signal(SignalKind::terminate()).map_err(SuperviseError::Signals)?;

@@ -14,8 +14,6 @@ use tokio::time::{Instant, sleep};
 use crate::layout::Layout;
 use crate::supervise::process::{Identity, own_pid};
 
-/// The cgroup below which all containers live, in each hierarchy.
-const CGROUP: &str = "catamaran";
 /// Sub-commands that run as processes of their own.
 const PARTS: [&str; 6] = ["supervisor", "server", "agent", "dns", "shim-oci", "shim-wasm"];
 
@@ -66,21 +64,49 @@ pub(crate) async fn end(processes: &[Identity], wait: Duration) {
     }
 }
 
-/// Processes in the cgroups of our containers.
-pub(crate) fn contained() -> Vec<Identity> {
+/// The parts without which a cluster has no network of its own, or will have one again in a moment.
+const NETWORKED: [&str; 2] = ["supervisor", "agent"];
+
+/// A cluster of another data directory in the network namespace of this process: one of its processes, and that
+/// directory. There is room for one, since node address, links and rules have fixed names.
+pub(crate) fn neighbour(layout: &Layout) -> Option<(Identity, PathBuf)> {
+    let network = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
+    let here = network("self")?;
+    pids().find_map(|pid| {
+        let data = data_of_other(&std::fs::read(format!("/proc/{pid}/cmdline")).ok()?, layout)?;
+        let identity = Identity::of(pid)?;
+        (network(&pid.to_string())? == here).then_some((identity, data))
+    })
+}
+
+/// The data directory in the command line of a part that has to do with the network, if it is another one.
+fn data_of_other(command_line: &[u8], layout: &Layout) -> Option<PathBuf> {
+    let mut words = command_line.split(|byte| *byte == 0);
+    let program = words.next()?;
+    let name = words.next()?;
+    let is_part = program.ends_with(b"catamaran") && NETWORKED.iter().any(|part| part.as_bytes() == name);
+    is_part.then_some(())?;
+    words.find(|word| *word == b"--data-dir")?;
+    let data = PathBuf::from(OsString::from_vec(words.next()?.to_vec()));
+    (data != layout.data).then_some(data)
+}
+
+/// Processes in the cgroups of this data directory's containers.
+pub(crate) fn contained(layout: &Layout) -> Vec<Identity> {
     let mut pids = BTreeSet::new();
-    for directory in cgroup_directories() {
+    for directory in cgroup_directories(&layout.cgroup()) {
         let text = std::fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
         pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
     }
     pids.into_iter().filter_map(Identity::of).collect()
 }
 
-/// Removes the cgroups of our containers. Returns those that would not go.
-pub(crate) async fn remove_cgroups() -> Vec<PathBuf> {
+/// Removes the cgroups of this data directory's containers. Returns those that would not go.
+pub(crate) async fn remove_cgroups(layout: &Layout) -> Vec<PathBuf> {
+    let top = layout.cgroup();
     for _ in 0..100 {
         // Children come after their parents in the list; the innermost go first.
-        let left = cgroup_directories();
+        let left = cgroup_directories(&top);
         for directory in left.iter().rev() {
             // Busy while the kernel still counts a process that has ended: tried again.
             let _ = std::fs::remove_dir(directory);
@@ -90,16 +116,16 @@ pub(crate) async fn remove_cgroups() -> Vec<PathBuf> {
         }
         sleep(Duration::from_millis(10)).await;
     }
-    cgroup_directories()
+    cgroup_directories(&top)
 }
 
-/// Every directory of ours in every hierarchy, parents before children.
-fn cgroup_directories() -> Vec<PathBuf> {
+/// Every directory at or below the cgroup `name` in every hierarchy, parents before children.
+fn cgroup_directories(name: &str) -> Vec<PathBuf> {
     let root = Path::new("/sys/fs/cgroup");
     let hierarchies = std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut all = Vec::new();
     for top in hierarchies.chain([root.to_owned()]) {
-        descend(&top.join(CGROUP), &mut all);
+        descend(&top.join(name), &mut all);
     }
     all
 }
@@ -162,6 +188,18 @@ mod tests {
         assert_eq!(part(&["catamaran", "server", "--data-dir", "/tmp/ab"]), None);
         assert_eq!(part(&["vim", "/tmp/a/log"]), None);
         assert_eq!(part(&["catamaran", "down", "--data-dir", "/tmp/a"]), None);
+    }
+
+    #[test]
+    fn clusters_of_other_data_directories_are_known() {
+        let layout = Layout::of(Path::new("/tmp/a"));
+        let other = |words: &[&str]| data_of_other(&words.join("\0").into_bytes(), &layout);
+        let found = other(&["catamaran", "agent", "--data-dir", "/tmp/b", "--node-name", "n"]);
+        assert_eq!(found, Some(PathBuf::from("/tmp/b")));
+        assert_eq!(other(&["catamaran", "agent", "--data-dir", "/tmp/a"]), None);
+        assert_eq!(other(&["catamaran", "down", "--data-dir", "/tmp/b"]), None);
+        assert_eq!(other(&["catamaran", "server", "--data-dir", "/tmp/b"]), None, "it has no network");
+        assert_eq!(other(&["docker", "agent", "--data-dir", "/tmp/b"]), None);
     }
 
     #[test]

@@ -368,6 +368,39 @@ fn detached_and_dead_pods_leave_nothing() {
 }
 
 #[test]
+fn an_attachment_that_fails_costs_no_address_and_no_namespace() {
+    isolated(|folder| async move {
+        let pod_range = "10.128.0.0/24".parse().expect("a range");
+        let config =
+            NetworkConfig { pool: 2, pod_range, ..NetworkConfig::new("here", folder.join("data"), &folder) };
+        let network = Network::open(config).await.expect("the network opens");
+        let namespaces = || std::fs::read_dir(folder.join("netns")).expect("listed").count();
+        let records = folder.join("network/pods");
+        let hosts = folder.join("network/hosts");
+        for path in [&records, &hosts] {
+            std::fs::remove_dir(path).expect("removed");
+        }
+        for attempt in 0..300 {
+            let failed = network.attach_container_pod("uid").await.expect_err("no record can be written");
+            assert!(failed.to_string().contains("network/pods"), "{attempt}: {failed}");
+            let failed =
+                network.attach_wasm_pod("uid", "default").await.expect_err("no record can be written");
+            assert!(failed.to_string().contains("network/hosts"), "{attempt}: {failed}");
+        }
+        assert!(namespaces() <= 4, "{}", namespaces());
+        for path in [&records, &hosts] {
+            std::fs::create_dir(path).expect("made");
+        }
+        let pod = network.attach_container_pod("uid").await.expect("attached");
+        greet(&pod.netns, pod.ip, "back");
+        assert!(ask(None, pod.ip, PORT).is_ok());
+        let wasm = network.attach_wasm_pod("uid-wasm", "default").await.expect("attached");
+        greet(&wasm.netns, wasm.ip, "back");
+        assert!(ask(None, wasm.ip, PORT).is_ok());
+    });
+}
+
+#[test]
 fn a_udp_client_moves_on_when_its_backend_is_gone() {
     isolated(|folder| async move {
         let Cast { network, a, b, wasm, .. } = cast(&folder).await;

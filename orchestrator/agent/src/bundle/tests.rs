@@ -69,6 +69,7 @@ impl Case {
             hostname: "web".into(),
             resolvers: Resolvers::default(),
             cluster_ranges: &["10.96.0.0/16".to_owned()],
+            cgroup: "catamaran-1a2b3c4d",
             node_memory: 1 << 30,
         })
     }
@@ -127,7 +128,10 @@ fn limits_become_cgroup_figures() {
         json!({"limits": {"cpu": "500m", "memory": "64Mi"}, "requests": {"cpu": "250m", "memory": "32Mi"}});
     let made = linux(json!({"name": "c", "resources": resources})).runtime_spec;
     let linux = made.linux().clone().unwrap();
-    assert_eq!(linux.cgroups_path().as_ref().unwrap().to_str(), Some("/catamaran/burstable/podu1/c"));
+    assert_eq!(
+        linux.cgroups_path().as_ref().unwrap().to_str(),
+        Some("/catamaran-1a2b3c4d/burstable/podu1/c")
+    );
     let resources = linux.resources().clone().unwrap();
     let cpu = resources.cpu().clone().unwrap();
     assert_eq!((cpu.shares(), cpu.quota(), cpu.period()), (Some(256), Some(50_000), Some(100_000)));

@@ -128,6 +128,7 @@ fn config(layout: &Layout, settings: &Settings, credentials: &Credentials) -> Ag
         data_dir: layout.data.clone(),
         run_dir: layout.run.clone(),
         pod_logs: layout.pod_logs(),
+        cgroup: layout.cgroup(),
         executable: "/proc/self/exe".into(),
         cluster_dns: CLUSTER_DNS,
         cluster_domain: "cluster.local".to_owned(),

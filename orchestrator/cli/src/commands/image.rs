@@ -26,11 +26,6 @@ enum Verb {
         /// NAME[:TAG]
         name: String,
     },
-    /// Check that NAME can be pulled and print its digest
-    Pull {
-        /// NAME[:TAG], or a name with its registry
-        name: String,
-    },
 }
 
 impl Image {
@@ -44,7 +39,6 @@ impl Image {
                 print!("{}", list(&node));
             }
             Verb::Rm { name } => remove(&settings, &name).await?,
-            Verb::Pull { name } => println!("{}", digest_of(&settings, &name).await?),
         }
         Ok(())
     }
@@ -62,37 +56,34 @@ fn list(node: &Value) -> String {
     images.map(line).collect()
 }
 
+/// NAME[:TAG] in the built-in registry, with or without its host and port.
 fn reference(settings: &Settings, name: &str) -> Result<Reference, String> {
     let first = name.split('/').next().unwrap_or_default();
     let has_registry = name.contains('/') && (first.contains([':', '.']) || first == "localhost");
     let whole =
         if has_registry { name.to_owned() } else { format!("localhost:{}/{name}", settings.registry_port) };
-    whole.parse().map_err(|e| format!("{name:?} is not an image name: {e}"))
+    let parsed: Reference = whole.parse().map_err(|e| format!("{name:?} is not an image name: {e}"))?;
+    let built_in = ["localhost", "127.0.0.1"].map(|host| format!("{host}:{}", settings.registry_port));
+    if !built_in.iter().any(|registry| registry == parsed.registry()) {
+        return Err(format!(
+            "{name} is in the registry {}; only images of the built-in one can be removed",
+            parsed.registry()
+        ));
+    }
+    Ok(parsed)
 }
 
-fn client(settings: &Settings) -> oci_client::Client {
-    let mut plain = vec![format!("localhost:{}", settings.registry_port)];
-    plain.extend(settings.insecure_registries.iter().cloned());
-    let protocol = oci_client::client::ClientProtocol::HttpsExcept(plain);
-    oci_client::Client::new(oci_client::client::ClientConfig { protocol, ..Default::default() })
-}
-
-async fn digest_of(
-    settings: &Settings,
-    name: &str,
-) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
-    let reference = reference(settings, name)?;
-    let client = client(settings);
-    client.auth(&reference, &RegistryAuth::Anonymous, RegistryOperation::Pull).await?;
-    let digest = client.fetch_manifest_digest(&reference, &RegistryAuth::Anonymous).await?;
-    Ok(format!("{}/{}@{digest}", reference.registry(), reference.repository()))
+async fn digest_of(reference: &Reference) -> Result<String, oci_client::errors::OciDistributionError> {
+    let protocol = oci_client::client::ClientProtocol::Http;
+    let client = oci_client::Client::new(oci_client::client::ClientConfig { protocol, ..Default::default() });
+    client.auth(reference, &RegistryAuth::Anonymous, RegistryOperation::Pull).await?;
+    client.fetch_manifest_digest(reference, &RegistryAuth::Anonymous).await
 }
 
 /// Deletes the manifest by its digest, as the distribution specification wants it.
 async fn remove(settings: &Settings, name: &str) -> Outcome {
     let reference = reference(settings, name)?;
-    let digest = digest_of(settings, name).await?;
-    let digest = digest.rsplit_once('@').map(|(_, digest)| digest).unwrap_or_default();
+    let digest = digest_of(&reference).await?;
     let url = format!(
         "http://127.0.0.1:{}/v2/{}/manifests/{digest}",
         settings.registry_port,
@@ -125,6 +116,14 @@ mod tests {
         let whole = |name: &str| reference(&settings, name).unwrap().whole();
         assert_eq!(whole("hello:1"), "localhost:5001/hello:1");
         assert_eq!(whole("team/hello:1"), "localhost:5001/team/hello:1");
-        assert_eq!(whole("127.0.0.1:9/x:2"), "127.0.0.1:9/x:2");
+        assert_eq!(whole("127.0.0.1:5001/x:2"), "127.0.0.1:5001/x:2");
+    }
+
+    #[test]
+    fn images_of_other_registries_are_refused() {
+        let settings = Settings::of_port(1);
+        for name in ["docker.io/x:1", "127.0.0.1:9/x:2", "localhost/x", "ghcr.io/team/x"] {
+            assert!(reference(&settings, name).unwrap_err().contains("built-in"), "{name}");
+        }
     }
 }

@@ -83,10 +83,10 @@ pub(crate) fn own_pid() -> i32 {
     rustix::process::getpid().as_raw_nonzero().get()
 }
 
-/// Writes the identity of a running process.
+/// Writes the identity of a running process. Whoever else writes the same file has a draft of its own.
 pub(crate) fn write(file: &Path, pid: i32) -> io::Result<()> {
     let identity = Identity::of(pid).ok_or(io::ErrorKind::NotFound)?;
-    let next = file.with_extension("new");
+    let next = file.with_extension(format!("{}.new", own_pid()));
     std::fs::write(&next, format!("{} {}\n", identity.pid, identity.start_time))?;
     std::fs::rename(next, file)
 }

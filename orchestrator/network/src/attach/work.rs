@@ -223,10 +223,15 @@ impl Work {
             }
             namespace::drop_name(&path)?;
         }
-        let Prepared { id, connected } = self.take_prepared()?;
-        let record = PodRecord { address, place: PodPlace::Container { id } };
-        lock(&self.addresses).pods.insert(uid, record)?;
-        self.connect(connected, address)
+        let prepared = self.take_prepared()?;
+        let record = PodRecord { address, place: PodPlace::Container { id: prepared.id.clone() } };
+        let recorded = lock(&self.addresses).pods.insert(uid, record);
+        if let Err(error) = recorded {
+            // Nobody would ever know of it: the next pod gets it.
+            lock(&self.prepared).push(prepared);
+            return Err(error);
+        }
+        self.connect(prepared.connected, address)
     }
 
     fn connect(&self, mut connected: Connected, ip: Ipv4Addr) -> Result<PodAttachment, NetworkError> {
