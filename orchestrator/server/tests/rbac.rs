@@ -247,6 +247,31 @@ async fn names_of_objects() {
 }
 
 #[tokio::test]
+async fn a_change_that_creates_takes_the_right_to_create() {
+    let cluster = Cluster::new().await;
+    cluster.role("default", "r", json!([rule(&["get", "patch", "update"], "", "configmaps")])).await;
+    cluster.bind("default", "b", ("Role", "r"), user("jane")).await;
+    let jane = cluster.user("jane", &[]);
+    let map = "/api/v1/namespaces/default/configmaps/a";
+    let apply = |uri: String| {
+        let request = Request::builder().method(Method::PATCH).uri(uri);
+        let request = request.header("content-type", "application/apply-patch+yaml");
+        request.body(Full::<Bytes>::from(r#"{"apiVersion":"v1","kind":"ConfigMap"}"#)).unwrap()
+    };
+    let uri = format!("{map}?fieldManager=m");
+    let answered = cluster.server.service(jane.user.clone()).oneshot(apply(uri.clone())).await.unwrap();
+    let bytes = answered.into_body().collect().await.unwrap().to_bytes();
+    refused(
+        (403, serde_json::from_slice(&bytes).unwrap()),
+        r#"configmaps "a" is forbidden: User "jane" cannot create resource "configmaps" in API group "" in the namespace "default""#,
+    );
+    let answered = cluster.server.service(cluster.admin().user).oneshot(apply(uri.clone())).await.unwrap();
+    assert_eq!(answered.status(), 201);
+    let answered = cluster.server.service(jane.user.clone()).oneshot(apply(uri)).await.unwrap();
+    assert_eq!(answered.status(), 200);
+}
+
+#[tokio::test]
 async fn every_cluster_has_its_roles() {
     let cluster = Cluster::new().await;
     let admin = cluster.admin();

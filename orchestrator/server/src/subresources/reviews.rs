@@ -1,5 +1,7 @@
 //! Reviews: questions about identity and rights that are answered at once and never stored.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use http::Response;
 use serde_json::{Value, json};
@@ -156,7 +158,9 @@ async fn rules(context: &Context, spec: &Value) -> Result<Value, Status> {
     let (user, namespace) = (&context.user, text(spec, "namespace"));
     let (held, faults) = context.core.rbac.ask(|index| index.rules_of(user, namespace)).await?;
     let (mut resources, mut paths) = (Vec::new(), Vec::new());
-    for rule in authorize::built_in_rules(user).iter().chain(&held) {
+    let mut seen = HashSet::new();
+    let built_in = authorize::built_in_rules(user);
+    for rule in built_in.iter().chain(&held).filter(|rule| seen.insert(*rule)) {
         // A role for all of the cluster may hold both in one rule.
         if !rule.resources.is_empty() {
             let mut value = rule.to_value();
