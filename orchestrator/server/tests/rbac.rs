@@ -3,10 +3,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use catamaran_server::{Server, ServerConfig, UserInfo};
+use catamaran_store::sqlite::{Options, SqliteStore};
 use catamaran_store::{MemoryStore, Store};
 use http::{Method, Request};
 use http_body_util::{BodyExt, Full};
@@ -17,7 +19,7 @@ const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
 
 struct Cluster {
     server: Server,
-    store: Arc<MemoryStore>,
+    store: Arc<dyn Store>,
     dir: tempfile::TempDir,
 }
 
@@ -32,8 +34,12 @@ type Answer = (u16, Value);
 
 impl Cluster {
     async fn new() -> Self {
+        Self::over(|_| Arc::new(MemoryStore::new())).await
+    }
+
+    async fn over(open: impl Fn(&Path) -> Arc<dyn Store>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let store = Arc::new(MemoryStore::new());
+        let store = open(dir.path());
         let server = Server::new(ServerConfig::new(dir.path()), store.clone()).unwrap();
         server.bootstrap().await.unwrap();
         Cluster { server, store, dir }
@@ -200,7 +206,14 @@ async fn refusals_are_in_kubernetes_words() {
 /// An answered write is in force: no test here waits.
 #[tokio::test]
 async fn grants_and_revocations_are_in_force_when_answered() {
-    let cluster = Cluster::new().await;
+    grants_and_revocations(Cluster::new().await).await;
+    let on_disk = |dir: &Path| -> Arc<dyn Store> {
+        Arc::new(SqliteStore::open(Options::new(dir.join("store.db"))).unwrap())
+    };
+    grants_and_revocations(Cluster::over(on_disk).await).await;
+}
+
+async fn grants_and_revocations(cluster: Cluster) {
     let jane = cluster.user("jane", &["dev"]);
     let pods = "/api/v1/namespaces/default/pods";
     for round in 0..5 {

@@ -121,3 +121,60 @@ impl Rbac {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use catamaran_store::{Expect, MemoryStore};
+    use serde_json::json;
+
+    use super::*;
+    use crate::UserInfo;
+    use crate::authorize::{Action, Attributes};
+    use crate::rbac::Reviewed;
+
+    async fn put(store: &MemoryStore, place: &str, object: serde_json::Value) {
+        store.put(&format!("{PREFIX}{place}"), Bytes::from(object.to_string()), Expect::Any).await.unwrap();
+    }
+
+    async fn may_get(rbac: &Rbac, resource: &str) -> bool {
+        let (group, subresource, namespace, name) = ("", "", "", "x");
+        let wanted = Attributes { verb: "get", group, resource, subresource, namespace, name };
+        let jane = UserInfo::new("jane", &[]);
+        let reviewed = rbac.ask(|index| index.review(&jane, &Action::Resource(wanted))).await.unwrap();
+        matches!(reviewed, Reviewed::Allowed(_))
+    }
+
+    fn role(resource: &str) -> serde_json::Value {
+        json!({"rules": [{"verbs": ["get"], "apiGroups": [""], "resources": [resource]}]})
+    }
+
+    /// What was there before, what came while nobody asked, and so much of it that the watch cache forgot some.
+    #[tokio::test]
+    async fn whoever_asks_sees_what_is_in_force() {
+        let store = Arc::new(MemoryStore::new());
+        let rbac = Rbac::new(Arc::new(Hubs::new(store.clone())), store.clone());
+        let binding = json!({
+            "roleRef": {"kind": "ClusterRole", "name": "r"}, "subjects": [{"kind": "User", "name": "jane"}],
+        });
+        put(&store, "clusterroles/r", role("pods")).await;
+        put(&store, "clusterrolebindings/b", binding).await;
+        assert!(may_get(&rbac, "pods").await);
+        put(&store, "clusterroles/r", role("nodes")).await;
+        rbac.in_force().await;
+        assert!(!may_get(&rbac, "pods").await && may_get(&rbac, "nodes").await);
+        for round in 0..10_000 {
+            put(&store, &format!("roles/n/r{}", round % 3), json!({"rules": []})).await;
+            // The cache has to take it in, or it is the store that cuts the cache off.
+            if round % 100 == 0 {
+                rbac.in_force().await;
+            }
+        }
+        put(&store, "clusterroles/r", role("secrets")).await;
+        rbac.in_force().await;
+        assert!(!may_get(&rbac, "nodes").await && may_get(&rbac, "secrets").await);
+        store.delete(&format!("{PREFIX}clusterrolebindings/b"), Expect::Any).await.unwrap();
+        rbac.in_force().await;
+        assert!(!may_get(&rbac, "secrets").await);
+    }
+}
