@@ -1,15 +1,20 @@
 //! The compile role: one short-lived, limited process per artifact, at image pull. The only place
 //! where Cranelift runs. Input is what a registry sent, so the process expects the worst of it.
 
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::hash::{Hash, Hasher};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::process::{Resource, Rlimit};
 use sha2::{Digest, Sha256};
 
+use crate::confine::{self, ConfineError};
 use crate::engine::{self, Tier};
+use crate::seal;
 
 /// Address space of the process; a 13 MB component takes 0.4 GiB.
 const MAX_ADDRESS_SPACE: u64 = 4 << 30;
@@ -88,12 +93,19 @@ pub enum CompileError {
     /// The limits of the process could not be set.
     #[error("limit the compiling process")]
     Limit(#[source] rustix::io::Errno),
+    /// The rights of the process could not be given up.
+    #[error("confine the compiling process")]
+    Confine(#[source] ConfineError),
 }
 
-/// Limits this process for good, then compiles. For a process that does nothing else.
+/// Limits this process for good, opens its files, gives up its rights, then compiles. For a process that does
+/// nothing else.
 pub fn run(config: &CompileConfig) -> Result<(), CompileError> {
     limit_process().map_err(CompileError::Limit)?;
-    compile_file(&config.input, &config.output)
+    let wasm = read_input(&config.input)?;
+    let place = Place::open(&config.output)?;
+    confine::confine_compiler().map_err(CompileError::Confine)?;
+    place.write(&seal::sealed(compile(&wasm)?))
 }
 
 fn limit_process() -> Result<(), rustix::io::Errno> {
@@ -108,19 +120,26 @@ fn limit_process() -> Result<(), rustix::io::Errno> {
         let value = hard.map_or(value, |hard| hard.min(value));
         rustix::process::setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })?;
     }
-    rustix::process::nice(10)?;
-    rustix::thread::set_no_new_privs(true)
+    rustix::process::nice(10).map(drop)
 }
 
 /// Compiles `input` for this machine with the smallest tier that accepts it.
 pub fn compile_file(input: &Path, output: &Path) -> Result<(), CompileError> {
+    let wasm = read_input(input)?;
+    Place::open(output)?.write(&seal::sealed(compile(&wasm)?))
+}
+
+/// The whole artifact, or not more of it than is compiled.
+fn read_input(input: &Path) -> Result<Vec<u8>, CompileError> {
     let read = |source| CompileError::Read { path: input.to_owned(), source };
-    let size = std::fs::metadata(input).map_err(read)?.len();
+    let file = File::open(input).map_err(read)?;
+    let size = file.metadata().map_err(read)?.len();
     if size > MAX_INPUT {
         return Err(CompileError::TooBig { size });
     }
-    let code = compile(&std::fs::read(input).map_err(read)?)?;
-    write_whole(output, &code).map_err(|source| CompileError::Write { path: output.to_owned(), source })
+    let mut wasm = Vec::new();
+    file.take(MAX_INPUT).read_to_end(&mut wasm).map_err(read)?;
+    Ok(wasm)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -175,32 +194,55 @@ fn refusal(reasons: &[String]) -> CompileError {
     }
 }
 
-/// Written beside the output, made durable, renamed.
-fn write_whole(output: &Path, code: &[u8]) -> std::io::Result<()> {
-    let mut name = output.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = output.with_file_name(name);
-    let write = || {
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
+/// Where the output goes. Holding the directory open takes no right to get to it later.
+struct Place {
+    path: PathBuf,
+    directory: OwnedFd,
+    name: OsString,
+}
+
+impl Place {
+    fn open(output: &Path) -> Result<Self, CompileError> {
+        let parent = output.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(parent.unwrap_or(Path::new(".")), flags, Mode::empty());
+        let write = |source: io::Error| CompileError::Write { path: output.to_owned(), source };
+        let directory = opened.map_err(|errno| write(errno.into()))?;
+        let name = output.file_name().ok_or_else(|| write(io::ErrorKind::InvalidInput.into()))?.to_owned();
+        Ok(Self { path: output.to_owned(), directory, name })
+    }
+
+    /// Written beside the output, made durable, renamed.
+    fn write(&self, code: &[u8]) -> Result<(), CompileError> {
+        let mut temporary = self.name.clone();
+        temporary.push(format!(".{}.tmp", std::process::id()));
+        let done = self.write_by(&temporary, code).inspect_err(|_| self.remove(&temporary));
+        done.map_err(|source| CompileError::Write { path: self.path.clone(), source })
+    }
+
+    fn write_by(&self, temporary: &OsStr, code: &[u8]) -> io::Result<()> {
+        // Left behind by a process of the same number.
+        self.remove(temporary);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.directory, temporary, flags, Mode::RUSR | Mode::WUSR)?;
+        let mut file = File::from(file);
         file.write_all(code)?;
         file.sync_all()?;
-        std::fs::rename(&temporary, output)
-    };
-    write().inspect_err(|_| {
-        // Nothing more can be done about what is left behind.
-        let _ = std::fs::remove_file(&temporary);
-    })
+        rustix::fs::renameat(&self.directory, temporary, &self.directory, &self.name)?;
+        Ok(rustix::fs::fsync(&self.directory)?)
+    }
+
+    fn remove(&self, name: &OsStr) {
+        // Mostly there is none; else nothing more can be done about it.
+        let _ = rustix::fs::unlinkat(&self.directory, name, AtFlags::empty());
+    }
 }
 
 /// Names everything besides the artifact that decides the compiled file: version, settings, CPU.
 /// A compiled file whose name has another key must be compiled anew.
 pub fn key() -> Result<String, CompileError> {
     let mut hasher = Sha256Hasher(Sha256::new());
+    seal::MAGIC.hash(&mut hasher);
     for tier in Tier::ALL {
         let engine =
             engine::compiling(tier).map_err(|e| CompileError::Engine { reason: format!("{e:#}") })?;

@@ -58,9 +58,18 @@ pub(crate) fn clear_backtraces() {
 /// Everything else, for this thread and those it starts.
 pub(crate) fn confine() -> Result<(), ConfineError> {
     limits().map_err(ConfineError::Limit)?;
-    capabilities().map_err(ConfineError::Capabilities)?;
+    give_up(CapabilitySet::NET_BIND_SERVICE, &SOCKETS)
+}
+
+/// For the compile role, with its files open: no capabilities, no sockets, no other programs.
+pub(crate) fn confine_compiler() -> Result<(), ConfineError> {
+    give_up(CapabilitySet::empty(), &[])
+}
+
+fn give_up(kept: CapabilitySet, sockets: &[i32]) -> Result<(), ConfineError> {
+    capabilities(kept).map_err(ConfineError::Capabilities)?;
     rustix::thread::set_no_new_privs(true).map_err(ConfineError::Capabilities)?;
-    let program = filter().map_err(|e| ConfineError::Filter(e.into()))?;
+    let program = filter(sockets).map_err(|e| ConfineError::Filter(e.into()))?;
     seccompiler::apply_filter(&program).map_err(ConfineError::Filter)
 }
 
@@ -71,8 +80,7 @@ fn limits() -> Result<(), rustix::io::Errno> {
     rustix::process::setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum })
 }
 
-fn capabilities() -> Result<(), rustix::io::Errno> {
-    let kept = CapabilitySet::NET_BIND_SERVICE;
+fn capabilities(kept: CapabilitySet) -> Result<(), rustix::io::Errno> {
     let now = rustix::thread::capabilities(None)?;
     let held = now.permitted | now.effective;
     for capability in CapabilitySet::all().difference(kept).iter() {
@@ -128,16 +136,19 @@ const REFUSED: [i64; 34] = [
 /// Kinds of sockets that a host opens.
 const SOCKETS: [i32; 3] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6];
 
-fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
+/// `sockets`: the families that may be opened.
+fn filter(sockets: &[i32]) -> Result<BpfProgram, seccompiler::BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = REFUSED.iter().map(|call| (*call, Vec::new())).collect();
-    let other = SOCKETS
+    let other = sockets
         .iter()
         .map(|family| {
             let family = u64::from(family.unsigned_abs());
             SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, family)
         })
         .collect::<Result<Vec<_>, _>>()?;
-    rules.insert(libc::SYS_socket, vec![SeccompRule::new(other)?]);
+    // No condition means always.
+    let refused = if other.is_empty() { Vec::new() } else { vec![SeccompRule::new(other)?] };
+    rules.insert(libc::SYS_socket, refused);
     let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     SeccompFilter::new(rules, SeccompAction::Allow, refuse, std::env::consts::ARCH.try_into()?)?.try_into()
 }
@@ -151,7 +162,7 @@ mod tests {
     fn a_confined_thread_opens_inet_sockets_only_and_runs_no_programs() {
         let confined = std::thread::spawn(|| {
             rustix::thread::set_no_new_privs(true).unwrap();
-            seccompiler::apply_filter(&filter().unwrap()).unwrap();
+            seccompiler::apply_filter(&filter(&SOCKETS).unwrap()).unwrap();
             let netlink =
                 rustix::net::socket(rustix::net::AddressFamily::NETLINK, rustix::net::SocketType::RAW, None);
             let inet = std::net::TcpListener::bind("127.0.0.1:0");
@@ -161,5 +172,18 @@ mod tests {
         let (netlink, inet, refused) = confined.join().unwrap();
         assert_eq!(netlink, Some(rustix::io::Errno::PERM));
         assert!(inet && refused);
+    }
+
+    #[test]
+    fn a_compiling_thread_opens_no_sockets_and_has_no_capabilities() {
+        let confined = std::thread::spawn(|| {
+            confine_compiler().unwrap();
+            let socket = std::net::TcpListener::bind("127.0.0.1:0").map_err(|e| e.kind());
+            let pair = std::os::unix::net::UnixListener::bind("/tmp/never").map_err(|e| e.kind());
+            let left = rustix::thread::capabilities(None).unwrap();
+            (socket.err(), pair.err(), left.effective | left.permitted)
+        });
+        let refused = Some(std::io::ErrorKind::PermissionDenied);
+        assert_eq!(confined.join().unwrap(), (refused, refused, CapabilitySet::empty()));
     }
 }

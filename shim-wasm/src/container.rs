@@ -164,6 +164,11 @@ impl Container {
         }
         let container = Arc::clone(self);
         match &self.http {
+            Some(_) if !self.template.memory.fits(self.program.initial_memory) => {
+                // As a process ends that is given less memory than it is loaded into.
+                let exit = self.too_little_memory();
+                host.runtimes.service().spawn(async move { container.finish(State::Running, exit, ended) });
+            }
             Some(pod) => {
                 let listeners = match self.listen(&mut standing.listeners) {
                     Ok(listeners) => listeners,
@@ -174,7 +179,7 @@ impl Container {
                             Some(error.to_string()),
                         );
                         drop(standing);
-                        container.finish(exit, ended);
+                        container.finish(State::Created, exit, ended);
                         return Err(error);
                     }
                 };
@@ -182,7 +187,7 @@ impl Container {
                 host.runtimes.service().spawn(async move {
                     front::serve(Arc::clone(&pod), listeners).await;
                     let code = if pod.killed.is_cancelled() { outcome::KILLED_CODE } else { 0 };
-                    container.finish(outcome::exit(code, ExitReason::Exited, None), ended);
+                    container.finish(State::Running, outcome::exit(code, ExitReason::Exited, None), ended);
                 });
             }
             None => {
@@ -193,7 +198,9 @@ impl Container {
                     Arc::clone(host.engines.ticker()),
                     self.killed.clone(),
                 );
-                host.runtimes.bulk().spawn(async move { container.finish(running.await, ended) });
+                host.runtimes
+                    .bulk()
+                    .spawn(async move { container.finish(State::Running, running.await, ended) });
             }
         }
         standing.state = State::Running;
@@ -202,9 +209,23 @@ impl Container {
         Ok(self.status())
     }
 
-    fn finish(&self, exit: Exit, ended: impl FnOnce(Exit)) {
+    fn too_little_memory(&self) -> Exit {
+        let message = format!(
+            "the memory limit is too small: the component begins with {} bytes, and {} are charged beside them; raise resources.limits.memory",
+            self.program.initial_memory,
+            crate::memory::FIXED_CHARGE
+        );
+        self.template.output.note(&message);
+        outcome::exit(outcome::KILLED_CODE, ExitReason::OomKilled, Some(message))
+    }
+
+    /// Ends it, if it still is where the caller saw it: of two that end it at once, one does.
+    fn finish(&self, from: State, exit: Exit, ended: impl FnOnce(Exit)) {
         // In one step for everybody: who sees the state sees the exit, who was woken by either finds the event.
         let mut standing = self.standing();
+        if standing.state != from {
+            return;
+        }
         standing.state = State::Exited;
         self.exit.send_modify(|known| {
             *known = Some(exit.clone());
@@ -242,7 +263,7 @@ impl Container {
         match (state, signal) {
             (State::Created, Signal::Kill | Signal::Terminate) => {
                 let code = if signal == Signal::Kill { outcome::KILLED_CODE } else { TERMINATED_CODE };
-                self.finish(outcome::exit(code, ExitReason::Exited, None), ended);
+                self.finish(State::Created, outcome::exit(code, ExitReason::Exited, None), ended);
             }
             (State::Running, Signal::Kill) => self.killed.cancel(),
             (State::Running, Signal::Terminate) => {

@@ -25,7 +25,7 @@ const EXITS_KEPT: usize = 16_384;
 
 /// A wasm host: all its containers.
 pub struct WasmHost {
-    shared: Shared,
+    shared: Arc<Shared>,
     fds: Arc<FdTable>,
     containers: Mutex<BTreeMap<ContainerId, Arc<Container>>>,
     exits: Arc<Exits>,
@@ -68,12 +68,12 @@ impl WasmHost {
     pub fn new(isolation: Isolation, fds: Arc<FdTable>) -> std::io::Result<Arc<Self>> {
         let engines = Arc::new(Engines::new(isolation));
         engines.warm();
-        let shared = Shared {
+        let shared = Arc::new(Shared {
             isolation,
             programs: Programs::new(Arc::clone(&engines)),
             engines,
             runtimes: Runtimes::new(tokio::runtime::Handle::current())?,
-        };
+        });
         Ok(Arc::new(Self {
             shared,
             fds,
@@ -105,13 +105,16 @@ impl WasmHost {
         }
     }
 
-    fn create_one(&self, spec: ContainerSpec) -> Result<ContainerStatus, TaskError> {
+    async fn create_one(&self, spec: ContainerSpec) -> Result<ContainerStatus, TaskError> {
         let id = spec.id.clone();
         check_name(&id)?;
         if self.lock().contains_key(&id) {
             return Err(TaskError::AlreadyExists(format!("container {}", id.0)));
         }
-        let container = Container::create(spec, &self.shared)?;
+        // Reads and checks files: not on a thread that requests wait for.
+        let shared = Arc::clone(&self.shared);
+        let made = tokio::task::spawn_blocking(move || Container::create(spec, &shared)).await;
+        let container = made.map_err(|e| TaskError::Failed(format!("create container {}: {e}", id.0)))??;
         let status = container.status();
         match self.lock().entry(id) {
             std::collections::btree_map::Entry::Vacant(place) => {
@@ -154,7 +157,11 @@ fn no_processes(what: &str) -> TaskError {
 #[async_trait]
 impl Pods for WasmHost {
     async fn create(&self, containers: Vec<ContainerSpec>) -> Vec<Result<ContainerStatus, TaskError>> {
-        containers.into_iter().map(|spec| self.create_one(spec)).collect()
+        let mut created = Vec::with_capacity(containers.len());
+        for spec in containers {
+            created.push(self.create_one(spec).await);
+        }
+        created
     }
 
     async fn start(&self, id: &ContainerId) -> Result<ContainerStatus, TaskError> {

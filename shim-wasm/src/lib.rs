@@ -5,7 +5,7 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `compile` | the compile role |
+//! | `compile`, `seal` | the compile role; what must be true of its files before they are run |
 //! | `engine`, `ticker` | engines by tier of features; the clock that interrupts guests |
 //! | `run`, `confine`, `runtimes` | the host as a process |
 //! | `host`, `container` | the verbs; one container's life |
@@ -30,6 +30,7 @@ mod output;
 mod program;
 mod run;
 mod runtimes;
+mod seal;
 mod stdin;
 mod ticker;
 

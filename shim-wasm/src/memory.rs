@@ -42,6 +42,11 @@ impl MemoryAccount {
         self.used.load(Relaxed) + FIXED_CHARGE
     }
 
+    /// Whether one instance that begins with so many bytes can ever run.
+    pub(crate) fn fits(&self, bytes: u64) -> bool {
+        bytes <= self.limit.load(Relaxed)
+    }
+
     /// Instances that live.
     pub(crate) fn instances(&self) -> u64 {
         self.stores.load(Relaxed)
@@ -68,21 +73,34 @@ impl MemoryAccount {
 pub(crate) struct MemoryLimiter {
     account: Arc<MemoryAccount>,
     taken: u64,
+    /// What was granted last: given back when the engine cannot grow after all.
+    last: u64,
 }
 
 impl MemoryLimiter {
     pub(crate) fn new(account: &Arc<MemoryAccount>) -> Self {
         account.stores.fetch_add(1, Relaxed);
-        Self { account: Arc::clone(account), taken: 0 }
+        Self { account: Arc::clone(account), taken: 0, last: 0 }
     }
 
-    fn grow(&mut self, current: u64, desired: u64) -> bool {
+    /// `most` is what the program itself declares; beyond that the engine refuses whatever we say.
+    fn grow(&mut self, current: u64, desired: u64, most: Option<u64>) -> bool {
+        if most.is_some_and(|most| desired > most) {
+            return false;
+        }
         let more = desired.saturating_sub(current);
         let granted = self.account.take(more);
         if granted {
             self.taken += more;
+            self.last = more;
         }
         granted
+    }
+
+    fn give_back_last(&mut self) {
+        let last = std::mem::take(&mut self.last);
+        self.taken -= last;
+        self.account.used.fetch_sub(last, Relaxed);
     }
 }
 
@@ -94,12 +112,35 @@ impl Drop for MemoryLimiter {
 }
 
 impl ResourceLimiter for MemoryLimiter {
-    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        Ok(self.grow(current as u64, desired as u64))
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        most: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(self.grow(current as u64, desired as u64, most.map(|most| most as u64)))
     }
 
-    fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        Ok(self.grow(current as u64 * TABLE_ENTRY, desired as u64 * TABLE_ENTRY))
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        tracing::debug!(%error, "a memory did not grow");
+        self.give_back_last();
+        Ok(())
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        most: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let bytes = |entries: usize| (entries as u64).saturating_mul(TABLE_ENTRY);
+        Ok(self.grow(bytes(current), bytes(desired), most.map(bytes)))
+    }
+
+    fn table_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        tracing::debug!(%error, "a table did not grow");
+        self.give_back_last();
+        Ok(())
     }
 }
 
@@ -120,7 +161,14 @@ mod tests {
         drop(one);
         assert_eq!(account.working_set(), FIXED_CHARGE + 400);
         assert!(two.memory_growing(0, 600, None).unwrap());
+        // More than the program declares is neither counted nor held against it; nor is what the engine refuses.
+        assert!(!two.memory_growing(600, 700, Some(650)).unwrap() && !account.take_refused());
         account.set_limit(None);
+        let before = account.working_set();
+        assert!(two.table_growing(50, 60, None).unwrap());
+        two.table_grow_failed(wasmtime::format_err!("no room")).unwrap();
+        two.table_grow_failed(wasmtime::format_err!("twice")).unwrap();
+        assert_eq!(account.working_set(), before);
         assert!(two.memory_growing(600, 1 << 40, None).unwrap());
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -16,6 +17,7 @@ use wasmtime_wasi_http::p3::bindings::ServicePre;
 use crate::engine::{Engines, Tier};
 use crate::guest::{Guest, ModuleGuest};
 use crate::net::shadow;
+use crate::seal;
 
 /// Why a compiled file cannot be run. The text is meant for the container's status.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +36,14 @@ pub enum ProgramError {
     NotCompiled {
         /// The file.
         path: PathBuf,
+    },
+    /// Not as the compile role left it, or where others could have changed it.
+    #[error("{path} is not run: {reason}; delete it and compile the artifact again")]
+    Unsafe {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
     },
     /// Damaged, or of another version or CPU.
     #[error("{path} does not fit this host ({reason}); delete it and compile the artifact again")]
@@ -86,6 +96,8 @@ impl Entry {
 pub(crate) struct Program {
     pub(crate) entry: Entry,
     pub(crate) engine: Engine,
+    /// Bytes of the largest memory that an instance begins with.
+    pub(crate) initial_memory: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -118,7 +130,8 @@ impl Programs {
         if let Some(program) = known {
             return Ok(program);
         }
-        let program = Arc::new(self.read(path)?);
+        let program = self.read(path).inspect_err(|error| discard(path, error))?;
+        let program = Arc::new(program);
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         loaded.retain(|_, program| program.strong_count() > 0);
         loaded.insert(id, Arc::downgrade(&program));
@@ -126,21 +139,33 @@ impl Programs {
     }
 
     fn read(&self, path: &Path) -> Result<Program, ProgramError> {
-        match Engine::detect_precompiled_file(path) {
-            Ok(Some(Precompiled::Component)) => self.component(path),
-            Ok(Some(Precompiled::Module)) => self.module(path),
-            _ => Err(ProgramError::NotCompiled { path: path.to_owned() }),
+        let missing = |source| ProgramError::Missing { path: path.to_owned(), source };
+        let mut file = std::fs::File::open(path).map_err(missing)?;
+        // The same file, whatever happens to its name.
+        let open = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let kind = Engine::detect_precompiled_file(&open).ok().flatten();
+        let Some(kind) = kind else { return Err(ProgramError::NotCompiled { path: path.to_owned() }) };
+        seal::check(path, &mut file).map_err(|error| {
+            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+            let reason = format!("{error}{}", cause.unwrap_or_default());
+            ProgramError::Unsafe { path: path.to_owned(), reason }
+        })?;
+        match kind {
+            Precompiled::Component => self.component(path, &open),
+            Precompiled::Module => self.module(path, &open),
         }
     }
 
-    fn component(&self, path: &Path) -> Result<Program, ProgramError> {
+    fn component(&self, path: &Path, open: &Path) -> Result<Program, ProgramError> {
         let mut reasons = String::new();
         for tier in Tier::ALL {
             let engine = self.engines.get(tier).map_err(ProgramError::Engine)?;
-            match deserialize_component(engine, path) {
+            match deserialize_component(engine, open) {
                 Ok(component) => {
                     let entry = self.link(tier, engine, &component)?;
-                    return Ok(Program { entry, engine: engine.clone() });
+                    let required = component.resources_required();
+                    let initial_memory = required.and_then(|r| r.max_initial_memory_size).unwrap_or(0);
+                    return Ok(Program { entry, engine: engine.clone(), initial_memory });
                 }
                 Err(e) => reasons = format!("{e:#}"),
             }
@@ -172,13 +197,15 @@ impl Programs {
         Err(ProgramError::NoEntry { kind: "component", exports: listed(&exports) })
     }
 
-    fn module(&self, path: &Path) -> Result<Program, ProgramError> {
+    fn module(&self, path: &Path, open: &Path) -> Result<Program, ProgramError> {
         let mut reasons = String::new();
         for tier in [Tier::P2, Tier::P2Gc] {
             let engine = self.engines.get(tier).map_err(ProgramError::Engine)?;
-            match deserialize_module(engine, path) {
+            match deserialize_module(engine, open) {
                 Ok(module) => {
-                    return Ok(Program { entry: link_module(engine, &module)?, engine: engine.clone() });
+                    let entry = link_module(engine, &module)?;
+                    let initial_memory = module.resources_required().max_initial_memory_size.unwrap_or(0);
+                    return Ok(Program { entry, engine: engine.clone(), initial_memory });
                 }
                 Err(e) => reasons = format!("{e:#}"),
             }
@@ -198,10 +225,29 @@ impl Programs {
     }
 }
 
+/// Removes a compiled file that can never be run, so that the next start compiles the artifact again.
+fn discard(path: &Path, error: &ProgramError) {
+    let useless = matches!(
+        error,
+        ProgramError::NotCompiled { .. } | ProgramError::Unsafe { .. } | ProgramError::Unfit { .. }
+    );
+    if !useless || path.extension().is_none_or(|extension| extension != COMPILED) {
+        return;
+    }
+    match std::fs::remove_file(path) {
+        Ok(()) => {
+            tracing::warn!(path = %path.display(), %error, "removed a compiled file that cannot be run")
+        }
+        Err(e) => {
+            tracing::error!(path = %path.display(), error = %e, "remove a compiled file that cannot be run")
+        }
+    }
+}
+
 #[allow(unsafe_code)]
 fn deserialize_component(engine: &Engine, path: &Path) -> wasmtime::Result<Component> {
-    // SAFETY: compiled files are written by our compile role into a directory that only root may
-    // write, appear by rename and are not changed afterwards; the agent never takes them from a registry.
+    // SAFETY: `seal::check` found what our compile role wrote, unchanged, in a directory that only root may
+    // write; files appear there by rename and are not changed afterwards.
     unsafe { Component::deserialize_file(engine, path) }
 }
 
@@ -255,6 +301,8 @@ fn link_module(engine: &Engine, module: &Module) -> Result<Entry, ProgramError> 
     Ok(Entry::Module(pre))
 }
 
+/// What names of compiled files end in.
+const COMPILED: &str = "cwasm";
 /// The module that holds the functions of WASI p1.
 const P1: &str = "wasi_snapshot_preview1";
 /// Interfaces of WASI that the linkers define.

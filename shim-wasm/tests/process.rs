@@ -102,6 +102,9 @@ fn compile_in_process(dir: &Path) -> PathBuf {
     let refused = me().arg("compile").args([Path::new("/etc/hostname"), &output]).output().unwrap();
     assert!(!refused.status.success());
     assert!(String::from_utf8_lossy(&refused.stderr).contains("not WebAssembly"));
+    // Only the artifact and what was made of it are there.
+    let made: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!made.iter().any(|name| name.to_string_lossy().ends_with(".tmp")), "{made:?}");
     output
 }
 

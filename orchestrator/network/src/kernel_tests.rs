@@ -16,7 +16,7 @@ use crate::model::Name;
 use crate::namespace;
 use crate::netlink::route::{self, LinkSettings, RouteKind};
 use crate::netlink::{Family, Socket, nftables};
-use crate::services::elements::{Backend, Choice, ClientSource, Frontend, Protocol, Route, Standing};
+use crate::services::elements::{Backend, Choice, ClientSource, Frontend, Memory, Protocol, Route, Standing};
 use crate::services::rules::TABLE;
 
 const PORT: u16 = 8080;
@@ -189,15 +189,49 @@ fn services_answer_from_everywhere() {
 }
 
 #[test]
-fn the_same_client_address_meets_the_same_backend() {
+fn a_client_comes_back_to_its_backend_whatever_else_changes() {
     isolated(|folder| async move {
         let Cast { network, a, b, wasm, other } = cast(&folder).await;
-        let route = Route { choice: Choice::ClientAddress, ..to(&[a.ip, b.ip, wasm.ip, other.ip]) };
-        serve(&network, "web", vec![(frontend(vip(1), 80), route)]).await;
-        for pod in [&a, &wasm] {
-            let names: HashSet<_> = (0..20).map(|_| ask_in(pod, vip(1), 80).expect("answers")).collect();
-            assert_eq!(names.len(), 1);
+        let sticky = |backends: &[Ipv4Addr], memory| Route {
+            choice: Choice::ClientAddress(memory),
+            source: ClientSource::Masqueraded,
+            ..to(backends)
+        };
+        let routes = |backends: &[Ipv4Addr], memory| {
+            let node_port = frontend(Ipv4Addr::UNSPECIFIED, 30081);
+            vec![(frontend(vip(1), 80), sticky(backends, memory)), (node_port, sticky(backends, memory))]
+        };
+        let greeting =
+            |answer: Result<String, ErrorKind>| answer.map(|a| a[..a.find(' ').unwrap()].to_owned());
+        let met = |pod: &PodAttachment| greeting(ask_in(pod, vip(1), 80)).expect("answers");
+        let by_node = || greeting(ask(None, Ipv4Addr::LOCALHOST, 30081)).expect("answers");
+        serve(&network, "web", routes(&[a.ip], Memory::DEFAULT)).await;
+        for pod in [&b, &wasm, &other] {
+            assert_eq!(met(pod), "a");
         }
+        assert_eq!(by_node(), "a");
+        // More backends: who was here stays. A hash alone would move three of four.
+        let all = [a.ip, b.ip, wasm.ip, other.ip];
+        serve(&network, "web", routes(&all, Memory::DEFAULT)).await;
+        for _ in 0..10 {
+            for pod in [&b, &wasm, &other] {
+                assert_eq!(met(pod), "a");
+            }
+            assert_eq!(by_node(), "a");
+        }
+        // It goes: another one takes over, for good.
+        serve(&network, "web", routes(&all[1..], Memory::DEFAULT)).await;
+        let next: Vec<_> = [&b, &wasm, &other].map(met).into();
+        assert!(!next.contains(&"a".to_owned()), "{next:?}");
+        serve(&network, "web", routes(&all, Memory::DEFAULT)).await;
+        for _ in 0..10 {
+            assert_eq!([&b, &wasm, &other].map(met).to_vec(), next);
+        }
+        // A restart forgets no client.
+        drop(network);
+        let network = open(&folder).await;
+        serve(&network, "web", routes(&all, Memory::DEFAULT)).await;
+        assert_eq!([&b, &wasm, &other].map(met).to_vec(), next);
     });
 }
 
@@ -214,10 +248,8 @@ fn node_ports_answer_on_loopback_and_on_the_node() {
                 let seen = format!("{greeting} {node}");
                 assert_eq!(ask(None, Ipv4Addr::LOCALHOST, 30080), Ok(seen.clone()));
                 assert_eq!(ask(None, node, 30080), Ok(seen.clone()));
-                if source == ClientSource::Masqueraded {
-                    for pod in [&a, &b, &wasm, &other] {
-                        assert_eq!(ask_in(pod, node, 30080), Ok(seen.clone()));
-                    }
+                for pod in [&a, &b, &wasm, &other] {
+                    assert_eq!(ask_in(pod, node, 30080), Ok(seen.clone()));
                 }
             }
         }

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1;
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::services::elements::{Choice, Protocol};
+use crate::services::elements::{Choice, Memory, Protocol};
 
 /// The label by which an EndpointSlice names its Service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
@@ -105,26 +105,48 @@ impl Service {
             (Some("ExternalName"), _) => {
                 ServiceKind::ExternalName(spec.external_name.clone().unwrap_or_default())
             }
-            (_, Some(Ok(address))) => ServiceKind::ClusterIp(address),
+            (_, Some(Ok(address))) if is_ordinary(address) => ServiceKind::ClusterIp(address),
             _ => ServiceKind::Headless,
         };
         let balancer = object.status.as_ref().and_then(|s| s.load_balancer.as_ref()?.ingress.as_ref());
         let balancer = balancer.into_iter().flatten().filter_map(|ingress| ingress.ip.as_ref());
         let external = spec.external_ips.iter().flatten().chain(balancer);
-        let affinity = spec.session_affinity.as_deref() == Some("ClientIP");
         Self {
             kind,
             ports: spec.ports.iter().flatten().filter_map(read_port).collect(),
-            choice: if affinity { Choice::ClientAddress } else { Choice::Random },
+            choice: read_choice(spec),
             internal_policy: TrafficPolicy::read(spec.internal_traffic_policy.as_ref()),
             external_policy: TrafficPolicy::read(spec.external_traffic_policy.as_ref()),
-            external_addresses: external.filter_map(|text| text.parse().ok()).collect(),
+            external_addresses: external.filter_map(|text| ordinary(text)).collect(),
             publish: match spec.publish_not_ready_addresses {
                 Some(true) => Publish::All,
                 _ => Publish::Ready,
             },
         }
     }
+}
+
+fn read_choice(spec: &v1::ServiceSpec) -> Choice {
+    if spec.session_affinity.as_deref() != Some("ClientIP") {
+        return Choice::Random;
+    }
+    let client = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
+    let seconds = client.and_then(|client| u32::try_from(client.timeout_seconds?).ok());
+    Choice::ClientAddress(seconds.map_or(Memory::DEFAULT, Memory::for_seconds))
+}
+
+/// An address that packets may be sent to by a rule. Any other would make a rule say something else: `0.0.0.0`
+/// stands for the node, and a backend on the node's loopback would be open to every pod.
+fn ordinary(text: &str) -> Option<Ipv4Addr> {
+    text.parse().ok().filter(|address| is_ordinary(*address))
+}
+
+fn is_ordinary(address: Ipv4Addr) -> bool {
+    !(address.octets()[0] == 0
+        || address.is_loopback()
+        || address.is_link_local()
+        || address.is_multicast()
+        || address.is_broadcast())
 }
 
 fn read_port(port: &v1::ServicePort) -> Option<ServicePort> {
@@ -185,7 +207,7 @@ impl Slice {
             Some(SlicePort {
                 name: port.name.clone().unwrap_or_default(),
                 protocol: Protocol::parse(port.protocol.as_deref())?,
-                port: u16::try_from(port.port?).ok()?,
+                port: u16::try_from(port.port?).ok().filter(|port| *port != 0)?,
             })
         });
         let ipv4 = object.address_type == "IPv4";
@@ -203,11 +225,51 @@ fn read_endpoint(endpoint: &discovery::Endpoint) -> Endpoint {
     let conditions = endpoint.conditions.clone().unwrap_or_default();
     let ready = conditions.ready.unwrap_or(true);
     Endpoint {
-        addresses: endpoint.addresses.iter().filter_map(|text| text.parse().ok()).collect(),
+        addresses: endpoint.addresses.iter().filter_map(|text| ordinary(text)).collect(),
         ready,
         serving: conditions.serving.unwrap_or(ready),
         terminating: conditions.terminating.unwrap_or(false),
         node: endpoint.node_name.clone(),
         hostname: endpoint.hostname.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn service(spec: serde_json::Value) -> Service {
+        Service::read(&serde_json::from_value(json!({"metadata": {}, "spec": spec})).unwrap())
+    }
+
+    #[test]
+    fn addresses_that_mean_something_else_are_left_out() {
+        for bad in
+            ["0.0.0.0", "0.1.2.3", "127.0.0.1", "169.254.169.254", "224.0.0.1", "255.255.255.255", "::1", "x"]
+        {
+            let odd = service(json!({"clusterIP": bad, "externalIPs": [bad, "192.0.2.1"]}));
+            assert_eq!(odd.kind, ServiceKind::Headless, "{bad}");
+            assert_eq!(odd.external_addresses, [Ipv4Addr::new(192, 0, 2, 1)], "{bad}");
+            let slice = json!({"metadata": {}, "addressType": "IPv4",
+                               "endpoints": [{"addresses": [bad]}], "ports": [{"port": 0}, {"port": 80}]});
+            let slice = Slice::read(&serde_json::from_value(slice).unwrap());
+            assert!(slice.endpoints[0].addresses.is_empty(), "{bad}");
+            assert_eq!(slice.ports.len(), 1);
+        }
+    }
+
+    #[test]
+    fn affinity_and_its_time() {
+        let with = |config: serde_json::Value| {
+            service(json!({"clusterIP": "10.96.0.7", "sessionAffinity": "ClientIP", "sessionAffinityConfig": config}))
+                .choice
+        };
+        let sticky = |seconds| Choice::ClientAddress(Memory::for_seconds(seconds));
+        assert_eq!(with(json!({})), sticky(10_800));
+        assert_eq!(with(json!({"clientIP": {"timeoutSeconds": 30}})), sticky(60));
+        assert_eq!(with(json!({"clientIP": {"timeoutSeconds": -1}})), sticky(10_800));
+        assert_eq!(service(json!({"sessionAffinity": "None"})).choice, Choice::Random);
     }
 }

@@ -2,11 +2,15 @@
 //! program in microseconds; with reuse, instances that ended well are kept for the next request.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use futures::FutureExt;
 use http::{Request, Response};
+use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 use wasmtime::Store;
@@ -22,6 +26,8 @@ use crate::guest::Guest;
 
 /// An instance, or what one will be made from.
 struct Sandbox {
+    /// Dropped before the store, whose end closes the body that a caller is reading.
+    unfinished: Option<Unfinished>,
     store: Store<Guest>,
     proxy: Option<Proxy>,
     used: u32,
@@ -38,6 +44,52 @@ pub(super) struct Warm {
 impl Warm {
     fn take(&self) -> Option<Sandbox> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+}
+
+/// Says that a call broke off, unless it was told that it came to its end.
+struct Unfinished {
+    broken: Arc<AtomicBool>,
+    ended: bool,
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.broken.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
+/// The body of an answer. Where the guest broke off, its end is an error: the caller must not take what it got
+/// for the whole.
+struct Checked {
+    body: WasiBody,
+    broken: Arc<AtomicBool>,
+}
+
+impl http_body::Body for Checked {
+    type Data = Bytes;
+    type Error = wasmtime_wasi_http::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        let this = self.get_mut();
+        let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(cx));
+        if frame.is_none() && this.broken.swap(false, Ordering::SeqCst) {
+            return Poll::Ready(Some(Err(wasmtime_wasi_http::Error::HttpResponseIncomplete)));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -65,7 +117,7 @@ pub(super) async fn answer(
         Some(sandbox) => sandbox,
         None => {
             let store = pod.template.store(&pod.program.engine).map_err(|e| pod.failed(&e))?;
-            Sandbox { store, proxy: None, used: 0, idle_since: Instant::now() }
+            Sandbox { unfinished: None, store, proxy: None, used: 0, idle_since: Instant::now() }
         }
     };
     let (sender, head) = oneshot::channel::<Head>();
@@ -73,6 +125,8 @@ pub(super) async fn answer(
     let incoming =
         view.new_incoming_request(Scheme::Http, request).map_err(|e| Failure::Invalid(format!("{e:#}")))?;
     let outparam = view.new_response_outparam(sender).map_err(|e| pod.failed(&e))?;
+    let broken = Arc::new(AtomicBool::new(false));
+    sandbox.unfinished = Some(Unfinished { broken: Arc::clone(&broken), ended: false });
     let call = Call { pod: Arc::clone(pod), pre: pre.clone(), sandbox, incoming, outparam };
     let task = pod.spawn(async move {
         let ended = call.run().await;
@@ -83,7 +137,7 @@ pub(super) async fn answer(
     let head = head.await;
     guard.0 = None;
     match head {
-        Ok(Ok(response)) => Ok(response),
+        Ok(Ok(response)) => Ok(response.map(|body| Checked { body, broken }.boxed_unsync())),
         Ok(Err(code)) => Err(Failure::Refused(format!("{code:?}"))),
         // The guest ended without an answer: its task knows why.
         Err(_) => Err(task.await.unwrap_or(Some(Failure::Host)).unwrap_or(Failure::NoAnswer)),
@@ -110,6 +164,9 @@ impl Call {
             };
             let handler = proxy.wasi_http_incoming_handler();
             handler.call_handle(&mut sandbox.store, incoming, outparam).await?;
+            if let Some(mut unfinished) = sandbox.unfinished.take() {
+                unfinished.ended = true;
+            }
             sandbox.proxy = Some(proxy);
             sandbox.used += 1;
             wasmtime::error::Ok(sandbox)

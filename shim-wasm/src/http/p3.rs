@@ -2,13 +2,18 @@
 //! policy says. Each instance is a worker task; requests reach it through a bounded channel.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::stream::{FuturesUnordered, StreamExt};
 use http::{Request, Response};
+use http_body_util::BodyExt;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 use wasmtime::AsContextMut;
@@ -36,7 +41,7 @@ struct Worker {
     dropped: CancellationToken,
 }
 
-/// Counts a request until its head is there.
+/// Counts a request until its body is sent.
 struct Running(Arc<Worker>);
 
 impl Drop for Running {
@@ -45,23 +50,24 @@ impl Drop for Running {
     }
 }
 
-/// Answers with the component.
+/// How often a request is offered to another worker when one is found ended.
+const OFFERS: usize = 8;
+
+/// Answers with the component. The request counts, for its instance and for the container, until its body is sent.
 pub(super) async fn answer(
     pod: &Arc<HttpPod>,
     pre: &ServicePre<Guest>,
     request: Request<WasiBody>,
     permit: OwnedSemaphorePermit,
 ) -> Result<Response<WasiBody>, Failure> {
-    let running = choose(pod, pre);
     let (sender, head) = oneshot::channel();
-    running.0.jobs.try_send((request, sender)).map_err(|_| Failure::Host)?;
+    let running = offer(pod, pre, (request, sender))?;
     let head = tokio::select! {
         head = tokio::time::timeout(pod.request_time, head) => head,
         () = pod.killed.cancelled() => return Err(Failure::Stopped),
     };
-    drop(permit);
     match head {
-        Ok(Ok(Ok(response))) => Ok(response),
+        Ok(Ok(Ok(response))) => Ok(response.map(|body| Kept::new(body, (running, permit)).boxed_unsync())),
         Ok(Ok(Err(error))) => {
             retire(pod, &running.0);
             Err(pod.failed(&error))
@@ -77,6 +83,56 @@ pub(super) async fn answer(
             pod.template.output.note("request dropped with its instance: it took too long");
             Err(Failure::TimedOut)
         }
+    }
+}
+
+/// Gives a request to a worker. One may have ended since it took its last request: that is nobody's failure.
+fn offer(pod: &Arc<HttpPod>, pre: &ServicePre<Guest>, mut job: Job) -> Result<Running, Failure> {
+    for _ in 0..OFFERS {
+        let running = choose(pod, pre);
+        match running.0.jobs.try_send(job) {
+            Ok(()) => return Ok(running),
+            Err(TrySendError::Closed(back) | TrySendError::Full(back)) => job = back,
+        }
+        retire(pod, &running.0);
+    }
+    Err(Failure::Host)
+}
+
+/// A body that keeps something until it was sent or dropped.
+struct Kept<T> {
+    body: WasiBody,
+    kept: Option<T>,
+}
+
+impl<T> Kept<T> {
+    fn new(body: WasiBody, kept: T) -> Self {
+        Self { body, kept: Some(kept) }
+    }
+}
+
+impl<T: Unpin> http_body::Body for Kept<T> {
+    type Data = Bytes;
+    type Error = wasmtime_wasi_http::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        let this = self.get_mut();
+        let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(cx));
+        if frame.is_none() || this.body.is_end_stream() {
+            this.kept = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -102,7 +158,7 @@ fn retire(pod: &HttpPod, worker: &Arc<Worker>) {
 }
 
 fn start(pod: &Arc<HttpPod>, pre: &ServicePre<Guest>) -> Arc<Worker> {
-    // A request leaves the channel before its head is there, so this never fills.
+    // A request leaves the channel before it stops counting, so this never fills.
     let (jobs, queue) = mpsc::channel(usize::try_from(pod.reuse.concurrency).unwrap_or(1));
     let dropped = CancellationToken::new();
     let worker = Arc::new(Worker {
@@ -114,6 +170,8 @@ fn start(pod: &Arc<HttpPod>, pre: &ServicePre<Guest>) -> Arc<Worker> {
     let (inside, pre, weak) = (Arc::clone(pod), pre.clone(), Arc::downgrade(&worker));
     pod.spawn(async move {
         let pod = inside;
+        // However it ends: nobody may be sent here any more.
+        let _leaving = Leaving { pod: Arc::clone(&pod), worker: weak.clone() };
         let inside = Arc::clone(&pod);
         let guest = async move { serve(&inside, &pre, queue, weak).await };
         let metered = Metered::new(guest, &pod.template.cpu, &pod.ticker);
@@ -134,6 +192,20 @@ fn start(pod: &Arc<HttpPod>, pre: &ServicePre<Guest>) -> Arc<Worker> {
         }
     });
     worker
+}
+
+/// Retires a worker whose task ends.
+struct Leaving {
+    pod: Arc<HttpPod>,
+    worker: std::sync::Weak<Worker>,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        if let Some(worker) = self.worker.upgrade() {
+            retire(&self.pod, &worker);
+        }
+    }
 }
 
 async fn serve(

@@ -167,7 +167,7 @@ fn lookup_code(error: &LookupError) -> ErrorCode {
         LookupError::Invalid(_) => ErrorCode::InvalidArgument,
         LookupError::NoSuchName(_) => ErrorCode::NameUnresolvable,
         LookupError::NoServers => ErrorCode::PermanentResolverFailure,
-        LookupError::NoAnswer { .. } => ErrorCode::TemporaryResolverFailure,
+        LookupError::Failed { .. } | LookupError::NoAnswer { .. } => ErrorCode::TemporaryResolverFailure,
     }
 }
 

@@ -177,7 +177,7 @@ async fn resolve(
         LookupError::Invalid(_) => ErrorCode::InvalidArgument,
         LookupError::NoSuchName(_) => ErrorCode::NameUnresolvable,
         LookupError::NoServers => ErrorCode::PermanentResolverFailure,
-        LookupError::NoAnswer { .. } => ErrorCode::TemporaryResolverFailure,
+        LookupError::Failed { .. } | LookupError::NoAnswer { .. } => ErrorCode::TemporaryResolverFailure,
     })?;
     Ok(found.into_iter().map(IpAddress::from).collect())
 }

@@ -192,4 +192,13 @@ async fn what_cannot_be_run_says_why() {
     std::fs::write(&damaged_path, damaged).unwrap();
     let said = refusal(&idle, Some(&damaged_path)).await;
     assert!(said.contains("compile the artifact again"), "{said}");
+    // What was compiled and is damaged now is taken away, so that it is made anew.
+    let mut flipped = std::fs::read(compiled(&idle)).unwrap();
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 1;
+    let flipped_path = idle.with_extension("flipped.cwasm");
+    std::fs::write(&flipped_path, &flipped).unwrap();
+    let said = refusal(&idle, Some(&flipped_path)).await;
+    assert!(said.contains("its content is not what was written"), "{said}");
+    assert!(!flipped_path.exists());
 }

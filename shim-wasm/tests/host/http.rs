@@ -259,3 +259,74 @@ async fn a_port_in_use_fails_the_start() {
     let exit = host.wait(&given.spec.id).await.unwrap();
     assert_eq!(exit.reason, ExitReason::StartFailed);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_breaks_off_is_not_taken_for_whole() {
+    let (host, _) = host(Isolation::Shared);
+    let mut given = Given::new("broken", &guest("fetch"), &[]);
+    given.wasm().request_timeout_seconds = Some(1);
+    up(&host, &given).await;
+    let mut connection = Connection::open(given.address()).await.unwrap();
+    let head = "POST /echo HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n";
+    connection.send(&format!("{head}5\r\nhello\r\n")).await.unwrap();
+    let cut = tokio::time::timeout(Duration::from_secs(10), connection.answer()).await.unwrap();
+    let cut = cut.unwrap_err().to_string();
+    assert!(cut.contains("200 OK") && cut.contains("hello"), "{cut}");
+    assert!(given.log().contains("took too long"), "{}", given.log());
+    // The same, brought to its end.
+    let mut connection = Connection::open(given.address()).await.unwrap();
+    connection.send(&format!("{head}5\r\nhello\r\n0\r\n\r\n")).await.unwrap();
+    assert_eq!(connection.answer().await.unwrap().body, "hello");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn http_2_is_spoken_without_tls() {
+    use http_body_util::{BodyExt, Empty};
+    let (host, _) = host(Isolation::Shared);
+    let given = Given::new("h2c", &guest("hello"), &[]);
+    up(&host, &given).await;
+    let stream = tokio::net::TcpStream::connect(given.address()).await.unwrap();
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let ask = |path: &str| {
+        let request = http::Request::get(format!("http://{}{path}", given.address()));
+        let (mut sender, request) = (sender.clone(), request.body(Empty::<bytes::Bytes>::new()).unwrap());
+        async move {
+            let answer = sender.send_request(request).await.unwrap();
+            (answer.status().as_u16(), answer.into_body().collect().await.unwrap().to_bytes())
+        }
+    };
+    let answers = tokio::join!(ask("/healthz"), ask("/other"), ask("/healthz"));
+    assert_eq!([answers.0.0, answers.1.0, answers.2.0], [200, 404, 200]);
+    assert_eq!(&answers.0.1[..], b"ok\n");
+    // TERM: the caller is told to go elsewhere.
+    host.kill(&given.spec.id, TERM).await.unwrap();
+    drop(sender);
+    tokio::time::timeout(Duration::from_secs(5), connection).await.unwrap().unwrap().unwrap();
+    assert_eq!(host.wait(&given.spec.id).await.unwrap().code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_component_that_cannot_fit_into_its_memory_is_oom_killed() {
+    let (host, _) = host(Isolation::Shared);
+    let given =
+        Given::new("tight", &guest("fetch"), &[]).with(json!({"resources": {"memory": {"limit": 1 << 20}}}));
+    let exit = run(&host, &given).await;
+    assert_eq!((exit.code, exit.reason), (137, ExitReason::OomKilled));
+    assert!(exit.message.unwrap().contains("limits.memory"));
+    assert!(given.log().contains("memory limit is too small"), "{}", given.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_signals_before_the_start_one_ends_it() {
+    let (host, _) = host(Isolation::Shared);
+    let given = Given::new("early", &guest("hello"), &[]);
+    create(&host, &given).await.unwrap();
+    let id = given.spec.id.clone();
+    let _ = tokio::join!(host.kill(&id, TERM), host.kill(&id, KILL), host.kill(&id, TERM));
+    assert!(host.start(&id).await.is_err());
+    assert_eq!(host.wait(&id).await.unwrap().code, 143);
+    assert_eq!(host.exits(0).await.unwrap().len(), 1);
+}

@@ -1,6 +1,8 @@
 //! Pulls one image: manifest, configuration, layers side by side, every byte checked against its digest while it
 //! comes in; unpacks or compiles it; writes its name down last.
 
+mod error;
+
 use std::collections::HashMap;
 use std::error::Error;
 use std::io;
@@ -18,11 +20,13 @@ use oci_client::manifest::{OciDescriptor, OciImageManifest};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
-use super::compile::{CompileError, Compiler};
-use super::content::{BadDigest, Incoming, Store, digest_of};
+pub(crate) use self::error::PullError;
+use self::error::is_not_found;
+use super::compile::Compiler;
+use super::content::{Incoming, Store, digest_of};
 use super::credentials::{Credentials, for_registry};
 use super::detect::{self, DetectError, ImageKind, Layout, WasmKind};
-use super::unpack::{UnpackError, unpack};
+use super::unpack::unpack;
 use super::{Code, Image, ImageConfig, reference};
 use crate::config::BUILT_IN_REGISTRIES;
 
@@ -43,59 +47,6 @@ const MANIFESTS: [&str; 4] = [
     "application/vnd.docker.distribution.manifest.list.v2+json",
 ];
 
-/// Why an image is not here. Cheap to clone: all who wait for the pull get it.
-#[derive(Clone, Debug, thiserror::Error)]
-pub(crate) enum PullError {
-    #[error("couldn't parse image name {name:?}: {why}")]
-    Name { name: String, why: String },
-    #[error("Container image {0:?} is not present with pull policy of Never")]
-    Never(String),
-    #[error("failed to pull manifest of {name}")]
-    Manifest {
-        name: String,
-        #[source]
-        source: Arc<OciDistributionError>,
-    },
-    #[error("failed to pull {digest} of {name}")]
-    Blob {
-        name: String,
-        digest: String,
-        #[source]
-        source: Arc<dyn Error + Send + Sync>,
-    },
-    #[error("{name} has a wrong digest: {expected} was asked for and the registry sent {actual}")]
-    WrongDigest { name: String, expected: String, actual: String },
-    #[error(transparent)]
-    BadDigest(#[from] BadDigest),
-    #[error("{name} is no image: {why}")]
-    Document { name: String, why: String },
-    #[error(
-        "no match for platform in manifest: {name} has no image for linux/{arch} and none for wasm; it has: {has}"
-    )]
-    Platform { name: String, arch: &'static str, has: String },
-    #[error("{name} does not run here")]
-    Detect {
-        name: String,
-        #[source]
-        source: DetectError,
-    },
-    #[error("failed to unpack layer {digest} of {name}")]
-    Unpack {
-        name: String,
-        digest: String,
-        #[source]
-        source: Arc<UnpackError>,
-    },
-    #[error("failed to compile {name}")]
-    Compile {
-        name: String,
-        #[source]
-        source: Arc<CompileError>,
-    },
-    #[error("the image store cannot be written")]
-    Store(#[source] Arc<io::Error>),
-}
-
 /// Pulls images into a store.
 pub(crate) struct Puller {
     store: Store,
@@ -103,35 +54,6 @@ pub(crate) struct Puller {
     client: Client,
     blobs: Semaphore,
     unpacking: Arc<Semaphore>,
-}
-
-// === impl PullError ===
-
-impl PullError {
-    /// The reason in the container's waiting state.
-    pub(crate) fn reason(&self) -> &'static str {
-        match self {
-            PullError::Name { .. } => "InvalidImageName",
-            PullError::Never(_) => "ErrImageNeverPull",
-            _ => "ErrImagePull",
-        }
-    }
-
-    /// Reason and text of the event that comes before `Error: REASON`, in the kubelet's words.
-    pub(crate) fn event(&self, image: &str) -> (&'static str, String) {
-        match self {
-            PullError::Name { .. } => {
-                ("InspectFailed", format!("Failed to apply default image tag {image:?}: {}", self.text()))
-            }
-            PullError::Never(_) => ("ErrImageNeverPull", self.text()),
-            _ => ("Failed", format!("Failed to pull image {image:?}: {}", self.text())),
-        }
-    }
-
-    /// All of it in one line.
-    pub(crate) fn text(&self) -> String {
-        catamaran_client::error::Chain(self).to_string()
-    }
 }
 
 fn store(error: io::Error) -> PullError {
@@ -243,6 +165,9 @@ impl Pull<'_> {
                 expected: expected.to_owned(),
                 actual: format!("something else ({source})"),
             };
+        }
+        if is_not_found(&source) {
+            return PullError::NotFound(self.name.to_owned());
         }
         PullError::Manifest { name: self.name.to_owned(), source: Arc::new(source) }
     }

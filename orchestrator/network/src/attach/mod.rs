@@ -24,7 +24,8 @@ use work::Work;
 use crate::ipam::{Cidr, Taken};
 use crate::model::Name;
 use crate::namespace;
-use crate::services::elements::{Frontend, Route, Use};
+use crate::services::desired::Use;
+use crate::services::elements::{Frontend, Route};
 
 /// How the network of this node is to be.
 #[derive(Clone)]
@@ -124,7 +125,11 @@ impl Network {
     #[tracing::instrument(name = "attach", skip(self), err(Debug))]
     pub async fn attach_container_pod(&self, pod_uid: &str) -> Result<PodAttachment, NetworkError> {
         let (uid, address) = (pod_uid.to_owned(), self.address_for(pod_uid).await?);
-        self.blocking(move |work| work.attach_container(&uid, address)).await
+        self.blocking(move |work| {
+            let attached = work.attach_container(&uid, address);
+            attached.inspect_err(|_| work.give_back_unless_recorded(address))
+        })
+        .await
     }
 
     /// Gives a wasm pod its address in the namespace of its trust domain, which is made when needed and has
@@ -134,7 +139,11 @@ impl Network {
         self.wasm_host(domain).await?;
         let (uid, domain) = (pod_uid.to_owned(), domain.to_owned());
         let address = self.address_for(pod_uid).await?;
-        self.blocking(move |work| work.attach_wasm(&uid, &domain, address)).await
+        self.blocking(move |work| {
+            let attached = work.attach_wasm(&uid, &domain, address);
+            attached.inspect_err(|_| work.give_back_unless_recorded(address))
+        })
+        .await
     }
 
     /// Makes the namespace of a trust domain, or finds it, and tells where it is.
@@ -146,7 +155,14 @@ impl Network {
         }
         let address = self.take_address().await?;
         let domain = domain.to_owned();
-        self.blocking(move |work| work.make_host(&domain, address)).await
+        self.blocking(move |work| {
+            let made = work.make_host(&domain, address);
+            made.inspect_err(|_| {
+                work.take_back_host(&domain);
+                work.give_back_unless_recorded(address);
+            })
+        })
+        .await
     }
 
     /// Takes a pod's address and namespace back. Not attached is fine.

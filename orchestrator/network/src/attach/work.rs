@@ -245,9 +245,12 @@ impl Work {
 
     /// Takes milliseconds, so `node` is not the socket that everybody waits for.
     fn prepare(&self, node: &mut Socket) -> Result<Prepared, NetworkError> {
-        let id = veth::new_id();
+        // Two of the same name would be one pod's end when the other fails.
+        let free = |id: &String| !self.namespaces.join(id).exists();
+        let id = std::iter::repeat_with(veth::new_id).find(free).unwrap_or_default();
         let path = self.namespaces.join(&id);
-        let connected = Connected::make(node, path, &id, &format!("catamaran pod {id}"))?;
+        let made = Connected::make(node, path.clone(), &id, &format!("catamaran pod {id}"));
+        let connected = made.inspect_err(|_| drop_half_made(&path))?;
         Ok(Prepared { id, connected })
     }
 
@@ -276,6 +279,10 @@ impl Work {
         }
         let (id, path) = (veth::new_id(), self.host_namespace(domain));
         namespace::drop_name(&path)?;
+        if let Some(old) = lock(&self.addresses).hosts.remove(domain)? {
+            veth::unroute(&mut lock(&self.node), old.address)?;
+            self.give_back(old.address);
+        }
         let record = HostRecord { address, id: id.clone() };
         lock(&self.addresses).hosts.insert(domain, record)?;
         let alias = format!("catamaran wasm host {domain}");
@@ -323,8 +330,17 @@ impl Work {
         Ok(())
     }
 
+    /// Takes back what a host that could not be made whole has so far.
+    pub(super) fn take_back_host(&self, domain: &str) {
+        if let Err(error) = self.forget_host(domain) {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, domain, "cannot take back a wasm host's network");
+        }
+    }
+
+    /// The record goes last: until then a detachment that failed half-way can be repeated.
     pub(super) fn detach(&self, uid: &str) -> Result<(), NetworkError> {
-        let Some(record) = lock(&self.addresses).pods.remove(uid)? else { return Ok(()) };
+        let Some(record) = lock(&self.addresses).pods.get(uid).cloned() else { return Ok(()) };
         match &record.place {
             PodPlace::Container { id } => {
                 veth::unroute(&mut lock(&self.node), record.address)?;
@@ -339,7 +355,10 @@ impl Work {
                 }
             }
         }
-        self.give_back(record.address);
+        // Of two that detach at once one gives the address back.
+        if lock(&self.addresses).pods.remove(uid)?.is_some() {
+            self.give_back(record.address);
+        }
         Ok(())
     }
 
@@ -359,6 +378,17 @@ impl Work {
 
     pub(super) fn repair_rules(&self) -> Result<(), NetworkError> {
         self.rules.repair().step("mend the Service rules")
+    }
+
+    /// After a failed attachment: an address that no record names is nobody's. One that a record names is found
+    /// again by the next attempt.
+    pub(super) fn give_back_unless_recorded(&self, address: Ipv4Addr) {
+        let mut addresses = lock(&self.addresses);
+        let recorded = addresses.pods.iter().any(|(_, record)| record.address == address)
+            || addresses.hosts.iter().any(|(_, record)| record.address == address);
+        if !recorded {
+            addresses.pool.give_back(address, self.start.elapsed());
+        }
     }
 
     fn give_back(&self, address: Ipv4Addr) {
@@ -383,6 +413,13 @@ impl Addresses {
             pool.add_block(*block, &used, last);
         }
         Ok(Self { pool, pods, hosts })
+    }
+}
+
+/// A namespace that could not be made whole; the link in it goes with it.
+fn drop_half_made(path: &Path) {
+    if let Err(error) = namespace::drop_name(path) {
+        tracing::warn!(error = &error as &dyn std::error::Error, "cannot drop a namespace");
     }
 }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -12,6 +13,7 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, timeout};
 
 use super::answer::Transport;
+use crate::ipam::Cidr;
 
 /// How long one server may take.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -20,6 +22,8 @@ const TRIES: usize = 3;
 /// How often it is looked whether the host's configuration changed.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 const HEADER: usize = 12;
+/// In the third byte of a message.
+const TRUNCATED: u8 = 2;
 
 /// Where names outside the cluster are asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,9 +37,13 @@ pub enum Upstreams {
 /// Asks upstream servers.
 pub(super) struct Forwarder {
     upstreams: Upstreams,
-    /// Addresses of our own: asking ourselves would go round in circles.
+    /// Addresses of our own, and those of the cluster, one of which leads here: asking ourselves would go round
+    /// in circles.
     own: Vec<IpAddr>,
+    cluster: [Cidr; 2],
     read: Mutex<Option<Read>>,
+    /// Position of the server that answered last: one that is down is not waited for with every query.
+    preferred: AtomicUsize,
 }
 
 struct Read {
@@ -45,14 +53,19 @@ struct Read {
 }
 
 impl Forwarder {
-    pub(super) fn new(upstreams: Upstreams, own: Vec<IpAddr>) -> Self {
-        Self { upstreams, own, read: Mutex::new(None) }
+    pub(super) fn new(upstreams: Upstreams, own: Vec<IpAddr>, cluster: [Cidr; 2]) -> Self {
+        Self { upstreams, own, cluster, read: Mutex::new(None), preferred: AtomicUsize::new(0) }
     }
 
-    /// The answer of the first server that gives one, with the id of the query. `None`: nobody answered.
+    /// The answer of the first server that gives one, with the id of the query. A server that says that it
+    /// failed or refuses is believed only when the others know no better. `None`: nobody answered.
     pub(super) async fn ask(&self, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
         let servers = self.servers();
-        for server in servers.iter().cycle().take(TRIES.min(servers.len() * 2)) {
+        let first = self.preferred.load(Ordering::Relaxed);
+        let mut refusal = None;
+        for turn in first..first + TRIES.min(servers.len() * 2) {
+            let at = turn % servers.len();
+            let server = &servers[at];
             let attempt = async {
                 match transport {
                     Transport::Udp => ask_udp(*server, query).await,
@@ -60,12 +73,16 @@ impl Forwarder {
                 }
             };
             match timeout(PATIENCE, attempt).await {
-                Ok(Ok(answer)) => return Some(answer),
+                Ok(Ok(answer)) if is_refusal(&answer) => refusal = Some(answer),
+                Ok(Ok(answer)) => {
+                    self.preferred.store(at, Ordering::Relaxed);
+                    return Some(answer);
+                }
                 Ok(Err(error)) => tracing::debug!(%server, %error, "upstream DNS server failed"),
                 Err(_) => tracing::debug!(%server, "upstream DNS server did not answer"),
             }
         }
-        None
+        refusal
     }
 
     fn servers(&self) -> Vec<SocketAddr> {
@@ -87,15 +104,32 @@ impl Forwarder {
         servers
     }
 
+    fn leads_here(&self, address: IpAddr) -> bool {
+        let in_cluster =
+            matches!(address, IpAddr::V4(ip) if self.cluster.iter().any(|range| range.contains(ip)));
+        in_cluster || self.own.contains(&address)
+    }
+
     fn read_file(&self, path: &Path) -> Vec<SocketAddr> {
         let text = fs::read_to_string(path).unwrap_or_else(|error| {
             tracing::warn!(path = %path.display(), %error, "cannot read the host's DNS configuration");
             String::new()
         });
         let mut servers = nameservers(&text);
-        servers.retain(|server| !self.own.contains(&server.ip()));
+        servers.retain(|server| !self.leads_here(server.ip()));
+        if servers.is_empty() {
+            tracing::warn!(
+                path = %path.display(),
+                "no DNS server outside the cluster is named here: names outside the cluster will not be found"
+            );
+        }
         servers
     }
+}
+
+/// The answer says that the server failed (2), cannot (4) or will not (5).
+fn is_refusal(answer: &[u8]) -> bool {
+    answer.get(3).is_some_and(|flags| matches!(flags & 0xf, 2 | 4 | 5))
 }
 
 /// The servers that a `resolv.conf` names.
@@ -119,7 +153,11 @@ async fn ask_udp(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
     let mut buffer = vec![0; 4096];
     loop {
         let length = socket.recv(&mut buffer).await?;
-        if let Some(answer) = query.accept(&buffer[..length]) {
+        if let Some(mut answer) = query.accept(&buffer[..length]) {
+            // More than fits: cut off by us, so the client asks again by TCP.
+            if length == buffer.len() {
+                answer[2] |= TRUNCATED;
+            }
             return Ok(answer);
         }
     }
@@ -193,6 +231,53 @@ mod tests {
             "# nameserver 9.9.9.9\nnameserver 10.0.0.2\nsearch a b\n nameserver fd00::1 # x\nnameserver ?\n";
         let servers: Vec<_> = nameservers(text).iter().map(ToString::to_string).collect();
         assert_eq!(servers, ["10.0.0.2:53", "[fd00::1]:53"]);
+    }
+
+    #[test]
+    fn servers_that_lead_back_here_are_not_asked() {
+        let ranges = ["10.128.0.0/10", "10.96.0.0/16"].map(|text| text.parse().unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("resolv.conf");
+        fs::write(
+            &path,
+            "nameserver 10.96.0.10\nnameserver 10.128.0.1\nnameserver 192.0.2.5\nnameserver 192.0.2.1\n",
+        )
+        .unwrap();
+        let own = vec!["192.0.2.5".parse().unwrap()];
+        let forwarder = Forwarder::new(Upstreams::ResolvConf(path), own, ranges);
+        assert_eq!(forwarder.servers(), ["192.0.2.1:53".parse().unwrap()]);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_fails_is_passed_over_and_the_one_that_knows_is_kept() {
+        let servers =
+            [UdpSocket::bind("127.0.0.1:0").await.unwrap(), UdpSocket::bind("127.0.0.1:0").await.unwrap()];
+        let addresses = servers.iter().map(|server| server.local_addr().unwrap()).collect();
+        let asked = std::sync::Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
+        for (at, (server, code)) in servers.into_iter().zip([2_u8, 3]).enumerate() {
+            let asked = asked.clone();
+            tokio::spawn(async move {
+                let mut buffer = [0; 512];
+                while let Ok((length, peer)) = server.recv_from(&mut buffer).await {
+                    asked[at].fetch_add(1, Ordering::SeqCst);
+                    buffer[2] |= 0x80;
+                    buffer[3] = code;
+                    let _ = server.send_to(&buffer[..length], peer).await;
+                }
+            });
+        }
+        let ranges = ["10.128.0.0/10", "10.96.0.0/16"].map(|text| text.parse().unwrap());
+        let forwarder = Forwarder::new(Upstreams::Servers(addresses), Vec::new(), ranges);
+        let query = [&[1, 2, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], b"\x01a\0", &[0, 1, 0, 1]].concat();
+        for _ in 0..3 {
+            let answer = forwarder.ask(&query, Transport::Udp).await.unwrap();
+            assert_eq!((answer[3] & 0xf, &answer[..2]), (3, &[1, 2][..]));
+        }
+        let counts = [0, 1].map(|at: usize| asked[at].load(Ordering::SeqCst));
+        assert_eq!(counts, [1, 3]);
+        // Nobody knows better: the refusal is passed on.
+        let only = Forwarder::new(Upstreams::Servers(forwarder.servers()[..1].to_vec()), Vec::new(), ranges);
+        assert_eq!(only.ask(&query, Transport::Udp).await.map(|answer| answer[3] & 0xf), Some(2));
     }
 
     #[test]

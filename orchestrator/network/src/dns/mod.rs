@@ -178,7 +178,10 @@ async fn answer_all(config: DnsConfig, mut stop: BoxFuture<'static, ()>) -> Resu
     let zone = answer::Zone { domain, ranges: [config.pod_range, config.service_range] };
     let own = config.sockets.udp.iter().filter_map(|socket| socket.local_addr().ok());
     let own = own.map(|address| address.ip()).collect();
-    let server = Arc::new(Server::new(zone, Forwarder::new(config.upstreams, own)));
+    let server = Arc::new(Server::new(
+        zone,
+        Forwarder::new(config.upstreams, own, [config.pod_range, config.service_range]),
+    ));
     let mut loops = JoinSet::new();
     for socket in config.sockets.udp {
         socket.set_nonblocking(true).map_err(DnsError::Socket)?;

@@ -22,6 +22,8 @@ const WAITING: usize = 1024;
 const STREAMS: usize = 256;
 /// A stream without a query for this long is closed.
 const IDLE: Duration = Duration::from_secs(10);
+/// Aliases in a row that are followed.
+const MOST_ALIASES: usize = 8;
 /// How long a query for a name of the cluster waits for the first reading of the API.
 const FIRST_READING: Duration = Duration::from_secs(4);
 
@@ -96,34 +98,46 @@ impl Server {
         }
     }
 
-    /// Adds the addresses of the name that a Service of type ExternalName points to.
+    /// Adds the addresses of the name that a Service of type ExternalName points to, which may be such a
+    /// Service again. Clients do not go on by themselves.
     async fn follow(
         &self,
         reply: &mut Message,
         request: &Message,
-        target: hickory_proto::rr::Name,
+        mut target: hickory_proto::rr::Name,
         transport: Transport,
     ) {
         let mut question = request.clone();
-        question.queries.iter_mut().for_each(|query| query.name = target.clone());
-        let answer = match self.respond(&question) {
-            Response::Reply(answer) | Response::Follow(answer, _) => Some(answer),
-            Response::Forward => match question.to_vec() {
-                Ok(bytes) => {
-                    let bytes = self.forwarder.ask(&bytes, transport).await;
-                    bytes.and_then(|bytes| Message::from_vec(&bytes).ok())
+        for _ in 0..MOST_ALIASES {
+            question.queries.iter_mut().for_each(|query| query.name = target.clone());
+            let answer = match self.respond(&question) {
+                Response::Reply(answer) => Some(answer),
+                Response::Follow(answer, next) => {
+                    reply.answers.extend(answer.answers);
+                    target = next;
+                    continue;
                 }
-                Err(_) => None,
-            },
-        };
-        match answer {
-            Some(answer) => {
-                reply.metadata.response_code = answer.metadata.response_code;
-                reply.answers.extend(answer.answers);
-                reply.authorities.extend(answer.authorities);
+                Response::Forward => self.forward(&question, transport).await,
+            };
+            match answer {
+                Some(answer) => {
+                    reply.metadata.response_code = answer.metadata.response_code;
+                    reply.metadata.truncation |= answer.metadata.truncation;
+                    reply.answers.extend(answer.answers);
+                    reply.authorities.extend(answer.authorities);
+                }
+                None => reply.metadata.response_code = ResponseCode::ServFail,
             }
-            None => reply.metadata.response_code = ResponseCode::ServFail,
+            return;
         }
+        tracing::warn!(name = ?request.queries.first().map(|q| q.name.to_ascii()), "Services of type ExternalName go round in circles");
+        reply.answers.clear();
+        reply.metadata.response_code = ResponseCode::ServFail;
+    }
+
+    async fn forward(&self, question: &Message, transport: Transport) -> Option<Message> {
+        let bytes = self.forwarder.ask(&question.to_vec().ok()?, transport).await?;
+        Message::from_vec(&bytes).ok()
     }
 }
 
@@ -141,7 +155,7 @@ pub(super) async fn datagrams(server: Arc<Server>, socket: Arc<UdpSocket>) {
             Err(error) => {
                 // An earlier answer met a closed port; the socket itself is fine.
                 tracing::debug!(%error, "DNS query could not be received");
-                tokio::task::yield_now().await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
                 continue;
             }
         };
@@ -209,7 +223,7 @@ async fn serve_stream(server: &Server, mut stream: TcpStream) -> std::io::Result
             other => other?,
         };
         let mut bytes = vec![0; usize::from(length)];
-        if timeout(IDLE, stream.read_exact(&mut bytes)).await.is_err() {
+        if !matches!(timeout(IDLE, stream.read_exact(&mut bytes)).await, Ok(Ok(_))) {
             return Ok(());
         }
         let Some(request) = read(&bytes) else { return Ok(()) };
@@ -218,6 +232,8 @@ async fn serve_stream(server: &Server, mut stream: TcpStream) -> std::io::Result
             None => server.answer(&bytes, &request, Transport::Tcp).await,
         };
         let length = u16::try_from(answer.len()).map_err(std::io::Error::other)?;
-        stream.write_all(&[&length.to_be_bytes()[..], &answer[..]].concat()).await?;
+        // Whoever does not read its answers must not keep a place among the streams.
+        let answer = [&length.to_be_bytes()[..], &answer[..]].concat();
+        timeout(IDLE, stream.write_all(&answer)).await.map_err(|_| std::io::ErrorKind::TimedOut)??;
     }
 }

@@ -74,6 +74,23 @@ fn members<'a>(publish: Publish, slices: impl Iterator<Item = &'a Slice>) -> Vec
             }));
         }
     }
+    merged(found)
+}
+
+/// An endpoint may be in two slices for a moment, or for good with ports of its own in each.
+fn merged(members: Vec<Member>) -> Vec<Member> {
+    let mut found: Vec<Member> = Vec::with_capacity(members.len());
+    let mut places: HashMap<(String, Ipv4Addr), usize> = HashMap::new();
+    for member in members {
+        let place = *places.entry((member.label.clone(), member.address)).or_insert(found.len());
+        match found.get_mut(place) {
+            Some(known) => {
+                let new: Vec<_> = member.ports.into_iter().filter(|p| !known.ports.contains(p)).collect();
+                known.ports.extend(new);
+            }
+            None => found.push(member),
+        }
+    }
     found
 }
 

@@ -211,7 +211,8 @@ fn start(upstreams: Vec<SocketAddr>) -> Running {
         }
     }
     let address = sockets.udp[0].local_addr().unwrap();
-    let server = Arc::new(Server::new(zone(), Forwarder::new(Upstreams::Servers(upstreams), vec![])));
+    let server =
+        Arc::new(Server::new(zone(), Forwarder::new(Upstreams::Servers(upstreams), vec![], zone().ranges)));
     let mut tasks = JoinSet::new();
     sockets.udp[0].set_nonblocking(true).unwrap();
     sockets.tcp[0].set_nonblocking(true).unwrap();
@@ -225,8 +226,18 @@ fn start(upstreams: Vec<SocketAddr>) -> Running {
 fn fill(server: &Server) {
     let name = model::Name { namespace: "default".to_owned(), name: "web".to_owned() };
     let entry = Entry::Address { address: Ipv4Addr::new(10, 96, 0, 7), ports: vec![] };
-    let away = model::Name { name: "away".to_owned(), ..name.clone() };
-    server.update([(name, Some(entry)), (away, Some(Entry::Alias("far.example".to_owned())))].into_iter());
+    let alias = |from: &str, to: &str| {
+        (model::Name { name: from.to_owned(), ..name.clone() }, Some(Entry::Alias(to.to_owned())))
+    };
+    let aliases = [
+        alias("away", "far.example"),
+        alias("further", "away.default.svc.cluster.local"),
+        alias("near", "web.default.svc.cluster.local"),
+        alias("circle", "circle.default.svc.cluster.local"),
+        alias("nowhere", "no.default.svc.cluster.local"),
+    ];
+    server.update(aliases.into_iter());
+    server.update([(name, Some(entry))].into_iter());
 }
 
 async fn ask_udp(server: SocketAddr, request: Message) -> Message {
@@ -301,6 +312,24 @@ async fn queries_over_loopback() {
     assert_eq!(answers.iter().map(data).collect::<Vec<_>>(), [["10.96.0.7"], ["10.96.0.7"]]);
     let away = ask_udp(running.address, query("away.default.svc.cluster.local.", RecordType::A)).await;
     assert_eq!(data(&away), ["far.example.", "192.0.2.1"]);
+    for (name, code, expected) in [
+        (
+            "further",
+            ResponseCode::NoError,
+            &["away.default.svc.cluster.local.", "far.example.", "192.0.2.1"][..],
+        ),
+        ("near", ResponseCode::NoError, &["web.default.svc.cluster.local.", "10.96.0.7"]),
+        ("nowhere", ResponseCode::NXDomain, &["no.default.svc.cluster.local."]),
+        ("circle", ResponseCode::ServFail, &[]),
+    ] {
+        let name = format!("{name}.default.svc.cluster.local.");
+        let answer = ask_udp(running.address, query(&name, RecordType::A)).await;
+        assert_eq!(
+            (answer.metadata.response_code, &data(&answer)[..]),
+            (code, &expected.iter().map(ToString::to_string).collect::<Vec<_>>()[..]),
+            "{name}"
+        );
+    }
     let start = Instant::now();
     for _ in 0..100 {
         ask_udp(running.address, ours()).await;

@@ -32,6 +32,10 @@ const LIST_ELEMENT: u16 = 1;
 const DATA_VALUE: u16 = 1;
 const DATA_VERDICT: u16 = 2;
 const SET_MAP: u32 = 8;
+/// With time-outs, and written by rules.
+const SET_LEARNED: u32 = 0x10 | 0x20;
+/// How often the kernel takes out elements that have expired; until then nobody finds them.
+const SWEEP_MILLISECONDS: u32 = 60_000;
 const DATA_TYPE_VERDICT: u32 = 0xffff_ff00;
 /// Elements in one message: an attribute holds at most 64 KiB.
 const ELEMENTS_PER_MESSAGE: usize = 400;
@@ -73,6 +77,18 @@ pub(crate) enum SetValue {
     Verdict,
 }
 
+/// Who writes the elements of a set.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Elements {
+    /// We do.
+    Given,
+    /// Rules do, and they expire; so many at most.
+    Learned {
+        /// Number of elements.
+        most: u32,
+    },
+}
+
 /// A set or map.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Set {
@@ -86,6 +102,8 @@ pub(crate) struct Set {
     pub(crate) key_shown_as: u32,
     /// What an element carries.
     pub(crate) value: SetValue,
+    /// Who writes them.
+    pub(crate) elements: Elements,
 }
 
 /// Where a rule's evaluation ends.
@@ -153,6 +171,11 @@ pub(crate) enum Expression<'a> {
     Map { set: Set, key: Register, into: Register },
     /// Follows the element's verdict; goes on if there is none.
     VerdictMap { set: Set, key: Register },
+    /// Adds an element that expires. One that is there keeps its data and starts its time anew. Goes on only if
+    /// there is room.
+    Learn { set: Set, key: Register, value: Register, milliseconds: u64 },
+    /// Removes an element; there being none is fine. The kernel wants to be given some value all the same.
+    Forget { set: Set, key: Register, value: Register },
     /// A random number below the modulus.
     Random { modulus: u32, into: Register },
     /// A hash of `length` bytes, below the modulus.
@@ -179,6 +202,7 @@ impl Expression<'_> {
             Self::Bitwise { .. } => "bitwise",
             Self::Immediate { .. } | Self::Verdict(_) => "immediate",
             Self::InSet { .. } | Self::Map { .. } | Self::VerdictMap { .. } => "lookup",
+            Self::Learn { .. } | Self::Forget { .. } => "dynset",
             Self::Random { .. } => "numgen",
             Self::Hash { .. } => "hash",
             Self::DestinationKind { .. } => "fib",
@@ -213,6 +237,15 @@ impl Expression<'_> {
             Self::InSet { set, key } => lookup(w, set, *key, None),
             Self::Map { set, key, into } => lookup(w, set, *key, Some(into.number())),
             Self::VerdictMap { set, key } => lookup(w, set, *key, Some(0)),
+            Self::Learn { set, key, value, milliseconds } => {
+                w.string(1, set.name);
+                pairs(w, &[(2, set.id), (3, 1), (4, key.number()), (5, value.number())]);
+                w.bytes(6, &milliseconds.to_be_bytes());
+            }
+            Self::Forget { set, key, value } => {
+                w.string(1, set.name);
+                pairs(w, &[(2, set.id), (3, 2), (4, key.number()), (5, value.number())]);
+            }
             Self::Random { modulus, into } => pairs(w, &[(1, into.number()), (2, *modulus), (3, 1)]),
             Self::Hash { register, length, modulus, seed, into } => pairs(
                 w,
@@ -334,7 +367,9 @@ impl Batch {
         self.push(NEW_SET, CREATE, |w| {
             w.string(1, table);
             w.string(2, set.name);
-            w.be32(3, if matches!(set.value, SetValue::Nothing) { 0 } else { SET_MAP });
+            let map = if matches!(set.value, SetValue::Nothing) { 0 } else { SET_MAP };
+            let learned = if matches!(set.elements, Elements::Learned { .. }) { SET_LEARNED } else { 0 };
+            w.be32(3, map | learned);
             w.be32(4, set.key_shown_as);
             w.be32(5, set.key_length);
             match set.value {
@@ -343,6 +378,10 @@ impl Batch {
                 SetValue::Verdict => w.be32(6, DATA_TYPE_VERDICT),
             }
             w.be32(10, set.id);
+            if let Elements::Learned { most } = set.elements {
+                w.nest(9, |w| w.be32(1, most));
+                w.be32(12, SWEEP_MILLISECONDS);
+            }
         });
     }
 

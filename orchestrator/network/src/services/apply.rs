@@ -6,8 +6,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use super::elements::{Backend, Change, Chooser, Desired, Elements, Frontend, Key, Route, Use, Value, diff};
-use super::rules::{self, BACKENDS, FRONTENDS, HAIRPINS, MASQUERADED, Ranges, Role, TABLE};
+use super::desired::{Desired, Use};
+use super::elements::{Backend, Change, Chooser, Elements, Frontend, Key, Route, Value, diff};
+use super::rules::{self, BACKENDS, FRONTENDS, HAIRPINS, MASQUERADED, MEMBERS, Ranges, Role, TABLE};
 use crate::model::Name;
 use crate::netlink::conntrack::{self, Flow};
 use crate::netlink::nftables::{self, Batch, Set};
@@ -40,6 +41,8 @@ struct State {
     desired: Desired<Name>,
     sync: ApiState,
     targets: HashMap<Place, Target>,
+    /// The newest resource version that `desired` stands for.
+    revision: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -70,7 +73,7 @@ impl Rules {
     /// No namespace yet. `defaults` hold where no Service has backends.
     pub(crate) fn new(ranges: Ranges, defaults: Vec<(Frontend, Route)>) -> Self {
         let (sync, targets) = (ApiState::Waiting, HashMap::new());
-        let state = State { desired: Desired::new(defaults), sync, targets };
+        let state = State { desired: Desired::new(defaults), sync, targets, revision: 0 };
         Self { ranges, state: Mutex::new(state), rounds: watch::Sender::default() }
     }
 
@@ -105,6 +108,7 @@ impl Rules {
         let change = state.desired.update(services);
         let first = state.sync == ApiState::Waiting;
         state.sync = ApiState::Read;
+        state.revision = state.revision.max(revision);
         let State { desired, targets, .. } = &mut *state;
         let mut result = Ok(change.remove.len() + change.add.len());
         for target in targets.values_mut() {
@@ -118,8 +122,8 @@ impl Rules {
                 result = Err(error);
             }
         }
+        let revision = in_force(&state);
         drop(state);
-        let revision = if result.is_ok() { revision } else { 0 };
         self.tell(revision);
         result
     }
@@ -134,17 +138,14 @@ impl Rules {
         }
         let mut result = Ok(());
         for target in targets.values_mut() {
-            let whole = nftables::table_userdata(&mut target.socket, TABLE)?
-                .is_some_and(|found| found == rules::fingerprint(target.role, self.ranges));
-            if whole && target.state == TargetState::InStep {
-                continue;
-            }
-            if let Err(error) = bring_into_step(target, desired.elements(), self.ranges) {
+            // A namespace that fails does not keep the others from being mended.
+            if let Err(error) = mend(target, desired.elements(), self.ranges) {
                 result = Err(error);
             }
         }
+        let revision = in_force(&state);
         drop(state);
-        self.tell(0);
+        self.tell(revision);
         result
     }
 
@@ -172,6 +173,21 @@ impl Rules {
     }
 }
 
+/// The newest resource version in force everywhere; 0 where a namespace is behind.
+fn in_force(state: &State) -> u64 {
+    let behind = state.targets.values().any(|target| target.state != TargetState::InStep);
+    if behind { 0 } else { state.revision }
+}
+
+fn mend(target: &mut Target, wanted: &Elements, ranges: Ranges) -> Result<(), NetlinkError> {
+    let found = nftables::table_userdata(&mut target.socket, TABLE)?;
+    let whole = found.is_some_and(|found| found == rules::fingerprint(target.role, ranges));
+    if whole && target.state == TargetState::InStep {
+        return Ok(());
+    }
+    bring_into_step(target, wanted, ranges)
+}
+
 /// Makes the table where there is none or one with other rules. Elements of an older table are taken over in
 /// the same transaction, so that no connection meets a node without rules.
 fn ensure_table(target: &mut Target, ranges: Ranges) -> Result<(), NetlinkError> {
@@ -183,7 +199,7 @@ fn ensure_table(target: &mut Target, ranges: Ranges) -> Result<(), NetlinkError>
     let mut batch = Batch::new(TABLE);
     let mut old = Elements::new();
     if found.is_some() {
-        old = observe(&mut target.socket).unwrap_or_default();
+        old = observe_known(&mut target.socket);
         batch.delete_table();
     }
     batch.add_table(&wanted);
@@ -205,9 +221,10 @@ fn add_missing(target: &mut Target, wanted: &Elements) -> Result<(), NetlinkErro
     let found = observe(&mut target.socket)?;
     // A frontend that has backends from before keeps them, whatever they are.
     let taken = |key: &Key| match key {
-        Key::Frontend(frontend) | Key::Slot(frontend, _) | Key::Masqueraded(frontend) => {
-            found.contains_key(&Key::Frontend(*frontend))
-        }
+        Key::Frontend(frontend)
+        | Key::Slot(frontend, _)
+        | Key::Member(frontend, _)
+        | Key::Masqueraded(frontend) => found.contains_key(&Key::Frontend(*frontend)),
         Key::Hairpin(_) => found.contains_key(key),
     };
     let missing = wanted.iter().filter(|(key, _)| !taken(key)).map(|(key, value)| (*key, *value));
@@ -253,6 +270,12 @@ fn stale_flows(flows: Vec<Flow>, frontends: &BTreeSet<Frontend>, wanted: &Elemen
 /// Everything that the kernel holds.
 fn observe(socket: &mut Socket) -> Result<Elements, NetlinkError> {
     let mut found = Elements::new();
+    observe_frontends(socket, &mut found)?;
+    observe_rest(socket, &mut found)?;
+    Ok(found)
+}
+
+fn observe_frontends(socket: &mut Socket, found: &mut Elements) -> Result<(), NetlinkError> {
     for (key, value) in nftables::elements(socket, TABLE, FRONTENDS.name)? {
         let frontend = Frontend::read(&key).map(Key::Frontend);
         found.extend(frontend.zip(Chooser::read(&value).map(Value::Chooser)));
@@ -262,6 +285,10 @@ fn observe(socket: &mut Socket) -> Result<Elements, NetlinkError> {
         let key = Frontend::read(&key).zip(slot).map(|(frontend, slot)| Key::Slot(frontend, slot));
         found.extend(key.zip(Backend::read(&value).map(Value::Backend)));
     }
+    Ok(())
+}
+
+fn observe_rest(socket: &mut Socket, found: &mut Elements) -> Result<(), NetlinkError> {
     for (key, _) in nftables::elements(socket, TABLE, MASQUERADED.name)? {
         found.extend(Frontend::read(&key).map(|frontend| (Key::Masqueraded(frontend), Value::Nothing)));
     }
@@ -269,7 +296,29 @@ fn observe(socket: &mut Socket) -> Result<Elements, NetlinkError> {
         let address = key.get(..4).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok());
         found.extend(address.map(|address| (Key::Hairpin(address.into()), Value::Nothing)));
     }
-    Ok(found)
+    // Last: tables of older rules have no such set.
+    for (key, _) in nftables::elements(socket, TABLE, MEMBERS.name)? {
+        let backend = key.get(16..).and_then(Backend::read);
+        let member = Frontend::read(&key).zip(backend);
+        found.extend(member.map(|(frontend, backend)| (Key::Member(frontend, backend), Value::Nothing)));
+    }
+    Ok(())
+}
+
+/// What a table of perhaps other rules holds that ours understand: only whole frontends, without memory of
+/// clients. What is missing comes when the API is read.
+fn observe_known(socket: &mut Socket) -> Elements {
+    let mut found = Elements::new();
+    let _ = observe_frontends(socket, &mut found);
+    let _ = observe_rest(socket, &mut found);
+    let kept = found.clone();
+    found.retain(|key, _| match key {
+        Key::Slot(frontend, _) | Key::Masqueraded(frontend) | Key::Member(frontend, _) => {
+            kept.contains_key(&Key::Frontend(*frontend))
+        }
+        Key::Frontend(_) | Key::Hairpin(_) => true,
+    });
+    found
 }
 
 /// Adds a change to a batch: all removals, then all additions.
@@ -292,7 +341,7 @@ fn write(batch: &mut Batch, change: &Change) {
     }
 }
 
-const SETS: [Set; 4] = [FRONTENDS, BACKENDS, MASQUERADED, HAIRPINS];
+const SETS: [Set; 5] = [FRONTENDS, BACKENDS, MASQUERADED, HAIRPINS, MEMBERS];
 
 /// Position in `SETS`, and the key's bytes.
 fn encode_key(key: &Key) -> (usize, Vec<u8>) {
@@ -301,6 +350,9 @@ fn encode_key(key: &Key) -> (usize, Vec<u8>) {
         Key::Slot(frontend, slot) => (1, [&frontend.bytes()[..], &slot.to_ne_bytes()[..]].concat()),
         Key::Masqueraded(frontend) => (2, frontend.bytes().to_vec()),
         Key::Hairpin(address) => (3, [address.octets(), address.octets()].concat()),
+        Key::Member(frontend, backend) => {
+            (4, [&frontend.bytes()[..], &[0; 4][..], &backend.bytes()[..]].concat())
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the data maps of the rules hold, as values: from the backends of each Service port to map elements,
 //! and the difference between two such sets. Pure.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 /// Transport protocol of a Service port.
@@ -66,8 +66,35 @@ pub struct Backend {
 pub enum Choice {
     /// Any, evenly.
     Random,
-    /// By the client's address (`sessionAffinity: ClientIP`): the same one as long as the backends stay.
-    ClientAddress,
+    /// The one that the client's address met before (`sessionAffinity: ClientIP`), as long as it is a backend.
+    ClientAddress(Memory),
+}
+
+/// How long a client's backend is remembered after its last new connection. The rules are fixed, so these are
+/// a few steps; a Service gets the next longer one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Memory(u8);
+
+impl Memory {
+    /// Seconds of each step. The longest is the longest that the API allows.
+    const STEPS: [u32; 6] = [10, 60, 600, 3600, 10_800, 86_400];
+    /// The API's default: three hours.
+    pub const DEFAULT: Self = Self(4);
+
+    /// The step for `sessionAffinityConfig.clientIP.timeoutSeconds`.
+    pub fn for_seconds(seconds: u32) -> Self {
+        let step = Self::STEPS.iter().position(|step| *step >= seconds).unwrap_or(Self::STEPS.len() - 1);
+        Self(u8::try_from(step).unwrap_or(0))
+    }
+
+    /// How long that is.
+    pub(crate) fn seconds(self) -> u32 {
+        Self::STEPS[usize::from(self.0)]
+    }
+
+    fn all() -> impl Iterator<Item = Self> + Clone {
+        (0_u8..).take(Self::STEPS.len()).map(Self)
+    }
 }
 
 /// Whose address the backend sees.
@@ -105,6 +132,8 @@ pub struct Route {
 const EXACT: usize = 32;
 /// Numbers of slots for more backends: at least eight each, so that shares differ by an eighth at most.
 const COARSE: [(usize, u32); 4] = [(64, 512), (256, 2048), (1024, 8192), (8192, 65536)];
+/// The same for backends that clients come back to: there a new backend should move few of the new clients.
+const STICKY: [(usize, u32); 5] = [(8, 64), (64, 512), (256, 2048), (1024, 8192), (8192, 65536)];
 
 /// Which fixed rule chooses among the slots of a frontend: its modulus and its kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -112,32 +141,47 @@ pub struct Chooser(u32);
 
 impl Chooser {
     const CLIENT_ADDRESS: u32 = 1 << 31;
+    /// Where the step of the memory is.
+    const MEMORY: u32 = 24;
+    const SLOTS: u32 = (1 << Self::MEMORY) - 1;
 
     /// The chooser for this number of backends (at least one). Beyond 8,192 the rest gets no traffic.
     fn new(backends: usize, choice: Choice) -> Self {
-        let slots = if backends <= EXACT {
-            u32::try_from(backends).unwrap_or(1)
-        } else {
-            COARSE.iter().find(|(most, _)| backends <= *most).map_or(65536, |(_, slots)| *slots)
+        let among = |sizes: &[(usize, u32)]| {
+            sizes.iter().find(|(most, _)| backends <= *most).map_or(65536, |(_, slots)| *slots)
         };
-        Self(if choice == Choice::ClientAddress { slots | Self::CLIENT_ADDRESS } else { slots })
+        match choice {
+            Choice::Random if backends <= EXACT => Self(u32::try_from(backends).unwrap_or(1)),
+            Choice::Random => Self(among(&COARSE)),
+            Choice::ClientAddress(memory) => Self::sticky(among(&STICKY), memory),
+        }
+    }
+
+    fn sticky(slots: u32, memory: Memory) -> Self {
+        Self(slots | u32::from(memory.0) << Self::MEMORY | Self::CLIENT_ADDRESS)
     }
 
     /// Every chooser there can be.
     pub(crate) fn all() -> impl Iterator<Item = Chooser> {
         let exact = (1..=EXACT).map(|n| Self::new(n, Choice::Random));
         let coarse = COARSE.iter().map(|(_, slots)| Self(*slots));
-        exact.chain(coarse).flat_map(|c| [c, Self(c.0 | Self::CLIENT_ADDRESS)])
+        let sticky =
+            STICKY.iter().flat_map(|(_, slots)| Memory::all().map(|memory| Self::sticky(*slots, memory)));
+        exact.chain(coarse).chain(sticky)
     }
 
     /// Number of slots that it chooses from.
     pub(crate) fn slots(self) -> u32 {
-        self.0 & !Self::CLIENT_ADDRESS
+        self.0 & Self::SLOTS
     }
 
     /// How it chooses.
     pub(crate) fn choice(self) -> Choice {
-        if self.0 & Self::CLIENT_ADDRESS == 0 { Choice::Random } else { Choice::ClientAddress }
+        if self.0 & Self::CLIENT_ADDRESS == 0 {
+            return Choice::Random;
+        }
+        let step = (self.0 & !Self::CLIENT_ADDRESS) >> Self::MEMORY;
+        Choice::ClientAddress(Memory(u8::try_from(step).unwrap_or(0)))
     }
 
     /// As the maps hold it.
@@ -153,6 +197,8 @@ pub enum Key {
     Frontend(Frontend),
     /// One slot of a frontend.
     Slot(Frontend, u32),
+    /// This is a backend of a frontend whose clients come back to theirs.
+    Member(Frontend, Backend),
     /// Connections to this frontend are masqueraded.
     Masqueraded(Frontend),
     /// Connections from this backend to itself are masqueraded, else the answer would not leave the pod.
@@ -185,6 +231,10 @@ pub fn expand(frontend: Frontend, route: &Route) -> Vec<(Key, Value)> {
         .map(|(slot, backend)| (Key::Slot(frontend, slot), Value::Backend(*backend)))
         .collect();
     elements.push((Key::Frontend(frontend), Value::Chooser(chooser)));
+    if let Choice::ClientAddress(_) = route.choice {
+        let members = route.backends.iter().take(chooser.slots() as usize);
+        elements.extend(members.map(|backend| (Key::Member(frontend, *backend), Value::Nothing)));
+    }
     if route.source == ClientSource::Masqueraded {
         elements.push((Key::Masqueraded(frontend), Value::Nothing));
     }
@@ -211,12 +261,13 @@ impl Change {
         let keys = self.remove.iter().chain(self.add.iter().map(|(key, _)| key));
         let frontends = keys.filter_map(|key| match key {
             Key::Frontend(frontend) | Key::Slot(frontend, _) => Some(*frontend),
-            Key::Masqueraded(_) | Key::Hairpin(_) => None,
+            Key::Member(..) | Key::Masqueraded(_) | Key::Hairpin(_) => None,
         });
         frontends.filter(|frontend| frontend.protocol == Protocol::Udp).collect()
     }
 
-    fn step(&mut self, key: Key, before: Option<&Value>, after: Option<&Value>) {
+    /// Notes what became of one element.
+    pub(super) fn step(&mut self, key: Key, before: Option<&Value>, after: Option<&Value>) {
         if before == after {
             return;
         }
@@ -245,153 +296,6 @@ pub fn apply(change: &Change, elements: &mut Elements) {
         elements.remove(key);
     }
     elements.extend(change.add.iter().copied());
-}
-
-/// Whether connections are sent to an address, and why.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Use {
-    /// No new connection goes there.
-    Unused,
-    /// Only because nothing better is left.
-    LastResort,
-    /// As a ready backend.
-    Ready,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Uses {
-    ready: u32,
-    last_resort: u32,
-}
-
-/// The elements that all Services together want, kept up to date Service by Service: the cost of a change
-/// does not grow with their number.
-#[derive(Debug, Default)]
-pub struct Desired<Name> {
-    services: HashMap<Name, Vec<(Frontend, Route)>>,
-    defaults: Vec<(Frontend, Route)>,
-    /// Positions in `defaults` of those in force.
-    filled: Vec<usize>,
-    uses: HashMap<Ipv4Addr, Uses>,
-    elements: Elements,
-}
-
-impl<Name: std::hash::Hash + Eq> Desired<Name> {
-    /// Nothing but `defaults`, which hold for frontends that no Service has backends for.
-    pub fn new(defaults: Vec<(Frontend, Route)>) -> Self {
-        let (services, uses, elements) = (HashMap::new(), HashMap::new(), Elements::new());
-        let mut desired = Self { services, defaults, filled: Vec::new(), uses, elements };
-        desired.update(Vec::new());
-        desired
-    }
-
-    /// Everything that is wanted.
-    pub fn elements(&self) -> &Elements {
-        &self.elements
-    }
-
-    /// Whether connections are to be sent to this address.
-    pub fn use_of(&self, address: Ipv4Addr) -> Use {
-        match self.uses.get(&address) {
-            Some(uses) if uses.ready > 0 => Use::Ready,
-            Some(_) => Use::LastResort,
-            None => Use::Unused,
-        }
-    }
-
-    /// Replaces the routes of some Services (empty: the Service is gone) and tells what that changes.
-    /// A frontend that moves from one Service to another in the same update stays in force.
-    pub fn update(&mut self, services: Vec<(Name, Vec<(Frontend, Route)>)>) -> Change {
-        let mut before: BTreeMap<Key, Option<Value>> = BTreeMap::new();
-        self.take_out_defaults(&mut before);
-        for (name, _) in &services {
-            for (frontend, route) in self.services.remove(name).unwrap_or_default() {
-                self.take_out(&mut before, frontend, &route);
-            }
-        }
-        for (name, routes) in services {
-            for (frontend, route) in &routes {
-                self.put_in(&mut before, *frontend, route);
-            }
-            if !routes.is_empty() {
-                self.services.insert(name, routes);
-            }
-        }
-        self.fill_defaults(&mut before);
-        let mut change = Change::default();
-        for (key, old) in before {
-            change.step(key, old.as_ref(), self.elements.get(&key));
-        }
-        change
-    }
-
-    fn take_out_defaults(&mut self, before: &mut BTreeMap<Key, Option<Value>>) {
-        for index in std::mem::take(&mut self.filled) {
-            let (frontend, route) = self.defaults[index].clone();
-            for (key, _) in expand(frontend, &route) {
-                self.note(before, key);
-                self.elements.remove(&key);
-            }
-        }
-    }
-
-    fn fill_defaults(&mut self, before: &mut BTreeMap<Key, Option<Value>>) {
-        for (index, (frontend, route)) in self.defaults.clone().into_iter().enumerate() {
-            if self.elements.contains_key(&Key::Frontend(frontend)) {
-                continue;
-            }
-            self.filled.push(index);
-            for (key, value) in expand(frontend, &route) {
-                self.note(before, key);
-                self.elements.insert(key, value);
-            }
-        }
-    }
-
-    fn note(&self, before: &mut BTreeMap<Key, Option<Value>>, key: Key) {
-        before.entry(key).or_insert_with(|| self.elements.get(&key).copied());
-    }
-
-    fn take_out(&mut self, before: &mut BTreeMap<Key, Option<Value>>, frontend: Frontend, route: &Route) {
-        for (key, _) in expand(frontend, route) {
-            self.note(before, key);
-            self.elements.remove(&key);
-        }
-        for backend in &route.backends {
-            let key = Key::Hairpin(backend.address);
-            self.note(before, key);
-            if let Some(uses) = self.uses.get_mut(&backend.address) {
-                let count = uses.of(route.standing);
-                *count = count.saturating_sub(1);
-                if uses.ready == 0 && uses.last_resort == 0 {
-                    self.uses.remove(&backend.address);
-                    self.elements.remove(&key);
-                }
-            }
-        }
-    }
-
-    fn put_in(&mut self, before: &mut BTreeMap<Key, Option<Value>>, frontend: Frontend, route: &Route) {
-        for (key, value) in expand(frontend, route) {
-            self.note(before, key);
-            self.elements.insert(key, value);
-        }
-        for backend in &route.backends {
-            let key = Key::Hairpin(backend.address);
-            self.note(before, key);
-            *self.uses.entry(backend.address).or_default().of(route.standing) += 1;
-            self.elements.insert(key, Value::Nothing);
-        }
-    }
-}
-
-impl Uses {
-    fn of(&mut self, standing: Standing) -> &mut u32 {
-        match standing {
-            Standing::Ready => &mut self.ready,
-            Standing::LastResort => &mut self.last_resort,
-        }
-    }
 }
 
 impl Frontend {
@@ -431,15 +335,16 @@ impl Backend {
 }
 
 impl Chooser {
-    /// Reads what [`Self::bytes`] wrote.
+    /// Reads what [`Self::bytes`] wrote; another version of the rules may have had others.
     pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
-        Some(Self(u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?)))
+        let read = Self(u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?));
+        Self::all().find(|chooser| *chooser == read)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use std::collections::HashMap;
 
     use super::*;
 
@@ -472,9 +377,28 @@ mod tests {
             let (least, most) = (shares.values().min().unwrap(), shares.values().max().unwrap());
             assert_eq!(shares.len(), count);
             assert!(most - least <= 1 && (*least >= 8 || least == most), "{count}: {least} to {most}");
-            let slots = Chooser::new(count, Choice::Random);
-            assert!(Chooser::all().any(|chooser| chooser == slots), "{count}: no rule for {slots:?}");
+            for choice in [Choice::Random, Choice::ClientAddress(Memory::DEFAULT)] {
+                let slots = Chooser::new(count, choice);
+                assert_eq!(slots.choice(), choice);
+                assert!(Chooser::all().any(|chooser| chooser == slots), "{count}: no rule for {slots:?}");
+            }
         }
+    }
+
+    #[test]
+    fn clients_are_remembered_at_least_as_long_as_asked() {
+        for (asked, kept) in
+            [(0, 10), (10, 10), (11, 60), (10_800, 10_800), (86_400, 86_400), (u32::MAX, 86_400)]
+        {
+            assert_eq!(Memory::for_seconds(asked).seconds(), kept, "{asked}");
+        }
+        assert_eq!(Memory::for_seconds(10_800), Memory::DEFAULT);
+        let sticky = Route { choice: Choice::ClientAddress(Memory::DEFAULT), ..route([2, 3]) };
+        let keys: Vec<_> = expand(frontend(80), &sticky).into_iter().map(|(key, _)| key).collect();
+        for backend in sticky.backends {
+            assert!(keys.contains(&Key::Member(frontend(80), backend)));
+        }
+        assert_eq!(Chooser::read(&[0xff; 4]), None, "a chooser of other rules");
     }
 
     #[test]
@@ -490,85 +414,6 @@ mod tests {
         assert_eq!(Backend::read(&backend.bytes()), Some(backend));
         for chooser in Chooser::all() {
             assert_eq!(Chooser::read(&chooser.bytes()), Some(chooser));
-        }
-    }
-
-    #[test]
-    fn an_address_is_used_as_long_as_one_service_uses_it() {
-        let mut desired = Desired::new(vec![]);
-        let address = Ipv4Addr::new(10, 128, 0, 7);
-        desired
-            .update(vec![("a", vec![(frontend(1), route([7]))]), ("b", vec![(frontend(2), route([7, 8]))])]);
-        assert_eq!(desired.use_of(address), Use::Ready);
-        desired.update(vec![("a", vec![])]);
-        assert_eq!(desired.use_of(address), Use::Ready);
-        let last = Route { standing: Standing::LastResort, ..route([7]) };
-        desired.update(vec![("b", vec![(frontend(2), last)])]);
-        assert_eq!(desired.use_of(address), Use::LastResort);
-        desired.update(vec![("b", vec![])]);
-        assert_eq!(desired.use_of(address), Use::Unused);
-        assert_eq!(desired.elements(), &Elements::new());
-    }
-
-    #[test]
-    fn a_frontend_that_moves_to_another_service_stays() {
-        let mut desired = Desired::new(vec![]);
-        desired.update(vec![("old", vec![(frontend(80), route([2, 3]))])]);
-        let change = desired.update(vec![("new", vec![(frontend(80), route([2, 3]))]), ("old", vec![])]);
-        assert_eq!(change, Change::default());
-    }
-
-    #[test]
-    fn defaults_give_way_to_a_service_and_come_back() {
-        let mut desired = Desired::new(vec![(frontend(53), route([1]))]);
-        let slot = |desired: &Desired<&str>| desired.elements().get(&Key::Slot(frontend(53), 0)).copied();
-        let backend = |n| Some(Value::Backend(Backend { address: Ipv4Addr::new(10, 128, 0, n), port: 80 }));
-        assert_eq!(slot(&desired), backend(1));
-        desired.update(vec![("dns", vec![(frontend(53), route([9]))])]);
-        assert_eq!(slot(&desired), backend(9));
-        desired.update(vec![("dns", vec![(frontend(53), route([]))])]);
-        assert_eq!(slot(&desired), backend(1));
-    }
-
-    prop_compose! {
-        fn routes()(ports in prop::collection::btree_map(1_u16..5, prop::collection::vec(2_u8..9, 0..4), 0..4),
-                    last in any::<bool>(), masquerade in any::<bool>()) -> Vec<(Frontend, Route)> {
-            ports.into_iter().map(|(port, backends)| {
-                let source = if masquerade { ClientSource::Masqueraded } else { ClientSource::Kept };
-                let standing = if last { Standing::LastResort } else { Standing::Ready };
-                (frontend(port), Route { source, standing, ..route(BTreeSet::from_iter(backends)) })
-            }).collect()
-        }
-    }
-
-    fn whole(routes: &[(Frontend, Route)]) -> Elements {
-        let mut desired = Desired::new(vec![]);
-        desired.update(vec![("all", routes.to_vec())]);
-        desired.elements().clone()
-    }
-
-    proptest! {
-        #[test]
-        fn a_difference_leads_from_one_to_the_other(a in routes(), b in routes()) {
-            let (mut from, to) = (whole(&a), whole(&b));
-            apply(&diff(&from, &to), &mut from);
-            prop_assert_eq!(from, to);
-        }
-
-        #[test]
-        fn steps_lead_to_the_same_as_a_fresh_start(steps in prop::collection::vec((0_u16..3, routes()), 1..12)) {
-            let (mut desired, mut in_force) = (Desired::new(vec![]), Elements::new());
-            let mut last = BTreeMap::new();
-            for (service, routes) in steps {
-                // Services have addresses of their own, as the server allocates them.
-                let own = |frontend: Frontend| Frontend { port: frontend.port + 10 * service, ..frontend };
-                let routes: Vec<_> = routes.into_iter().map(|(f, r)| (own(f), r)).collect();
-                last.insert(service, routes.clone());
-                apply(&desired.update(vec![(service, routes)]), &mut in_force);
-                prop_assert_eq!(&in_force, desired.elements());
-            }
-            let all: Vec<_> = last.into_values().flatten().collect();
-            prop_assert_eq!(&in_force, &whole(&all));
         }
     }
 }

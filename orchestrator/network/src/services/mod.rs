@@ -1,6 +1,7 @@
 //! Services and their endpoints as rules of the kernel.
 
 pub(crate) mod apply;
+pub mod desired;
 pub mod elements;
 pub mod plan;
 pub(crate) mod rules;

@@ -184,6 +184,7 @@ mod tests {
         let one = slice(json!([endpoint(2, json!({}), "here")]));
         let (object, slices) = read(object(spec), &[one.clone(), one]);
         let routes = service(&object, slices.iter(), "here");
-        assert_eq!((routes[0].1.choice, routes[0].1.backends.len()), (Choice::ClientAddress, 1));
+        let sticky = Choice::ClientAddress(crate::services::elements::Memory::DEFAULT);
+        assert_eq!((routes[0].1.choice, routes[0].1.backends.len()), (sticky, 1));
     }
 }

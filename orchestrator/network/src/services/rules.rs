@@ -3,9 +3,11 @@
 
 use std::net::Ipv4Addr;
 
-use super::elements::{Choice, Chooser};
+use super::elements::{Choice, Chooser, Memory};
 use crate::ipam::Cidr;
-use crate::netlink::nftables::{Batch, Expression, Hook, Refusal, Register, Set, SetValue, Verdict};
+use crate::netlink::nftables::{
+    Batch, Elements, Expression, Hook, Refusal, Register, Set, SetValue, Verdict,
+};
 
 /// Name of the one table that we make in a network namespace.
 pub(crate) const TABLE: &str = "catamaran";
@@ -33,6 +35,7 @@ pub(crate) const FRONTENDS: Set = Set {
     key_length: 12,
     key_shown_as: FRONTEND,
     value: SetValue::Data { length: 4, shown_as: MARK },
+    elements: Elements::Given,
 };
 /// Frontend and slot → backend.
 pub(crate) const BACKENDS: Set = Set {
@@ -41,19 +44,62 @@ pub(crate) const BACKENDS: Set = Set {
     key_length: 16,
     key_shown_as: (FRONTEND << 6) | MARK,
     value: SetValue::Data { length: 8, shown_as: ADDRESS_AND_PORT },
+    elements: Elements::Given,
+};
+/// Frontend and client → the backend that the client met last. The rules themselves write it.
+const CLIENTS: Set = Set {
+    name: "clients",
+    id: 7,
+    key_length: 16,
+    key_shown_as: (FRONTEND << 6) | ADDRESS,
+    value: SetValue::Data { length: 8, shown_as: ADDRESS_AND_PORT },
+    elements: Elements::Learned { most: 65_536 },
+};
+/// Backends of frontends whose clients come back: frontend, four zero bytes, backend.
+pub(crate) const MEMBERS: Set = Set {
+    name: "members",
+    id: 8,
+    key_length: 24,
+    key_shown_as: (((FRONTEND << 6) | MARK) << 12) | ADDRESS_AND_PORT,
+    value: SetValue::Nothing,
+    elements: Elements::Given,
 };
 /// Frontends whose connections are masqueraded.
-pub(crate) const MASQUERADED: Set =
-    Set { name: "masqueraded", id: 3, key_length: 12, key_shown_as: FRONTEND, value: SetValue::Nothing };
+pub(crate) const MASQUERADED: Set = Set {
+    name: "masqueraded",
+    id: 3,
+    key_length: 12,
+    key_shown_as: FRONTEND,
+    value: SetValue::Nothing,
+    elements: Elements::Given,
+};
 /// Source and destination of connections from a backend to itself.
-pub(crate) const HAIRPINS: Set =
-    Set { name: "hairpins", id: 4, key_length: 8, key_shown_as: TWO_ADDRESSES, value: SetValue::Nothing };
+pub(crate) const HAIRPINS: Set = Set {
+    name: "hairpins",
+    id: 4,
+    key_length: 8,
+    key_shown_as: TWO_ADDRESSES,
+    value: SetValue::Nothing,
+    elements: Elements::Given,
+};
 /// Chooser → chain, for frontends with an address of their own.
-const CHOOSE_BY_ADDRESS: Set =
-    Set { name: "choose-by-address", id: 5, key_length: 4, key_shown_as: MARK, value: SetValue::Verdict };
+const CHOOSE_BY_ADDRESS: Set = Set {
+    name: "choose-by-address",
+    id: 5,
+    key_length: 4,
+    key_shown_as: MARK,
+    value: SetValue::Verdict,
+    elements: Elements::Given,
+};
 /// Chooser → chain, for frontends on every address of the node.
-const CHOOSE_ON_NODE: Set =
-    Set { name: "choose-on-node", id: 6, key_length: 4, key_shown_as: MARK, value: SetValue::Verdict };
+const CHOOSE_ON_NODE: Set = Set {
+    name: "choose-on-node",
+    id: 6,
+    key_length: 4,
+    key_shown_as: MARK,
+    value: SetValue::Verdict,
+    elements: Elements::Given,
+};
 
 /// Which namespace the rules are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,13 +131,15 @@ enum KeyAddress {
 
 const KEY: Register = Register(0);
 const SLOT: Register = Register(3);
+/// Follows the frontend in the keys of `clients`.
+const CLIENT: Register = SLOT;
 const BACKEND: Register = Register(4);
 const BACKEND_PORT: Register = Register(5);
 const SCRATCH: Register = Register(8);
 
 /// Writes sets, chains and rules into a table that has none.
 pub(crate) fn write(batch: &mut Batch, role: Role, ranges: Ranges) {
-    for set in [FRONTENDS, BACKENDS, MASQUERADED, HAIRPINS, CHOOSE_BY_ADDRESS] {
+    for set in [FRONTENDS, BACKENDS, CLIENTS, MEMBERS, MASQUERADED, HAIRPINS, CHOOSE_BY_ADDRESS] {
         batch.add_set(&set);
     }
     write_choosers(batch, KeyAddress::Destination);
@@ -105,7 +153,7 @@ pub(crate) fn write(batch: &mut Batch, role: Role, ranges: Ranges) {
     if let Role::Node { address } = role {
         batch.add_set(&CHOOSE_ON_NODE);
         write_choosers(batch, KeyAddress::AnyOfNode);
-        write_node_ports(batch);
+        write_node_ports(batch, ranges.pods);
         hook(batch, "nat-prerouting", "nat", 0, -100);
         batch.add_rule("nat-prerouting", &[Expression::Verdict(Verdict::Jump("services"))]);
         write_postrouting(batch, address, ranges.pods);
@@ -125,22 +173,20 @@ fn write_choosers(batch: &mut Batch, address: KeyAddress) {
     };
     let mut verdicts = Vec::new();
     for chooser in Chooser::all() {
-        let (slots, mut rule) = (chooser.slots(), frontend_key(address));
-        let kind = match chooser.choice() {
-            Choice::Random => {
-                rule.push(Expression::Random { modulus: slots, into: SLOT });
-                "random"
-            }
-            Choice::ClientAddress => {
-                rule.push(Expression::NetworkHeader { offset: 12, length: 4, into: SCRATCH });
-                let (register, length, seed) = (SCRATCH, 4, 0);
-                rule.push(Expression::Hash { register, length, modulus: slots, seed, into: SLOT });
-                "client"
-            }
+        let slots = chooser.slots();
+        let chain = match chooser.choice() {
+            Choice::Random => format!("{prefix}-random-{slots}"),
+            Choice::ClientAddress(memory) => format!("{prefix}-client-{slots}-{}s", memory.seconds()),
         };
-        let chain = format!("{prefix}-{kind}-{slots}");
         batch.add_chain(&chain, None);
-        batch.add_rule(&chain, &to_slot(rule));
+        match chooser.choice() {
+            Choice::Random => {
+                let mut rule = frontend_key(address);
+                rule.push(Expression::Random { modulus: slots, into: SLOT });
+                batch.add_rule(&chain, &to_slot(rule));
+            }
+            Choice::ClientAddress(memory) => write_sticky(batch, &chain, address, slots, memory),
+        }
         // A change between the two look-ups of one packet can take its slot away; the first one always exists.
         let mut first = frontend_key(address);
         first.push(Expression::Immediate { into: SLOT, value: 0_u32.to_ne_bytes().to_vec() });
@@ -150,6 +196,47 @@ fn write_choosers(batch: &mut Batch, address: KeyAddress) {
     batch.add_verdicts(&set, &verdicts);
 }
 
+/// A client goes to the backend that it met last, if that still is one; else to one by a hash of its address,
+/// which is remembered.
+fn write_sticky(batch: &mut Batch, chain: &str, address: KeyAddress, slots: u32, memory: Memory) {
+    let client = Expression::NetworkHeader { offset: 12, length: 4, into: CLIENT };
+    let milliseconds = u64::from(memory.seconds()) * 1000;
+    let remember = Expression::Learn { set: CLIENTS, key: KEY, value: BACKEND, milliseconds };
+    let to_backend = Expression::DestinationNat { address: BACKEND, port: BACKEND_PORT };
+    let mut again = frontend_key(address);
+    again.extend([
+        client.clone(),
+        Expression::Map { set: CLIENTS, key: KEY, into: BACKEND },
+        Expression::Immediate { into: CLIENT, value: vec![0; 4] },
+        Expression::InSet { set: MEMBERS, key: KEY },
+        client.clone(),
+        remember.clone(),
+        to_backend.clone(),
+    ]);
+    batch.add_rule(chain, &again);
+    // What is remembered is not replaced by learning, only kept longer.
+    let mut forget = frontend_key(address);
+    forget.extend([
+        client.clone(),
+        Expression::Immediate { into: BACKEND, value: vec![0; 8] },
+        Expression::Forget { set: CLIENTS, key: KEY, value: BACKEND },
+    ]);
+    batch.add_rule(chain, &forget);
+    let hashed = || {
+        let mut rule = frontend_key(address);
+        rule.push(Expression::NetworkHeader { offset: 12, length: 4, into: SCRATCH });
+        let (register, length, seed) = (SCRATCH, 4, 0);
+        rule.push(Expression::Hash { register, length, modulus: slots, seed, into: SLOT });
+        rule
+    };
+    let mut choose = hashed();
+    choose.push(Expression::Map { set: BACKENDS, key: KEY, into: BACKEND });
+    choose.extend([client, remember, to_backend]);
+    batch.add_rule(chain, &choose);
+    // Too many clients to remember.
+    batch.add_rule(chain, &to_slot(hashed()));
+}
+
 fn to_slot(mut rule: Vec<Expression<'static>>) -> Vec<Expression<'static>> {
     rule.push(Expression::Map { set: BACKENDS, key: KEY, into: BACKEND });
     rule.push(Expression::DestinationNat { address: BACKEND, port: BACKEND_PORT });
@@ -157,7 +244,7 @@ fn to_slot(mut rule: Vec<Expression<'static>>) -> Vec<Expression<'static>> {
 }
 
 /// Frontends on every address of the node, in the chain that all new connections pass.
-fn write_node_ports(batch: &mut Batch) {
+fn write_node_ports(batch: &mut Batch, pods: Cidr) {
     let local = || {
         let mut rule = vec![
             Expression::DestinationKind { into: SCRATCH },
@@ -166,18 +253,27 @@ fn write_node_ports(batch: &mut Batch) {
         rule.extend(frontend_key(KeyAddress::AnyOfNode));
         rule
     };
-    let mut mark = local();
-    mark.extend([
-        Expression::InSet { set: MASQUERADED, key: KEY },
-        Expression::Meta { key: 3, into: SCRATCH },
-        Expression::Bitwise {
-            register: SCRATCH,
-            mask: (!MASQUERADE).to_ne_bytes(),
-            xor: MASQUERADE.to_ne_bytes(),
-        },
-        Expression::SetMeta { key: 3, from: SCRATCH },
-    ]);
-    batch.add_rule("services", &mark);
+    let mark = |mut rule: Vec<Expression<'static>>| {
+        rule.extend([
+            Expression::Meta { key: 3, into: SCRATCH },
+            Expression::Bitwise {
+                register: SCRATCH,
+                mask: (!MASQUERADE).to_ne_bytes(),
+                xor: MASQUERADE.to_ne_bytes(),
+            },
+            Expression::SetMeta { key: 3, from: SCRATCH },
+        ]);
+        rule
+    };
+    let mut masqueraded = local();
+    masqueraded.push(Expression::InSet { set: MASQUERADED, key: KEY });
+    batch.add_rule("services", &mark(masqueraded));
+    // A pod that goes by the node: its backend may share its namespace, which takes no packet from outside
+    // with a source of its own.
+    let mut from_pod = local();
+    from_pod.push(Expression::Map { set: FRONTENDS, key: KEY, into: SLOT });
+    from_pod.extend(within(12, pods));
+    batch.add_rule("services", &mark(from_pod));
     let mut choose = local();
     choose.push(Expression::Map { set: FRONTENDS, key: KEY, into: SLOT });
     choose.push(Expression::VerdictMap { set: CHOOSE_ON_NODE, key: SLOT });
