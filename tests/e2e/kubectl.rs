@@ -25,6 +25,7 @@ pub(crate) fn every_command() {
     describe_explain_and_discover(kubectl);
     logs_follow(kubectl);
     exec_with_and_without_terminal(kubectl);
+    rights_are_granted_and_refused(kubectl);
     bad_commands_change_nothing(kubectl);
 }
 
@@ -280,4 +281,37 @@ fn bad_commands_change_nothing(kubectl: &Kubectl) {
     let invalid = "{apiVersion: v1, kind: Pod, metadata: {name: Bad_Name}, spec: {containers: []}}";
     let said = kubectl.fails(&["create", "-f", "-"], invalid);
     assert!(said.contains("metadata.name") && said.contains("spec.containers"), "{said}");
+}
+
+/// Roles and bindings by kubectl's own commands, asked about and used as somebody else.
+fn rights_are_granted_and_refused(kubectl: &Kubectl) {
+    assert!(kubectl.ok(&["auth", "whoami"]).contains("system:masters"));
+    kubectl.ok(&["create", "namespace", "rights"]);
+    let jane = ["-n", "rights", "--as=jane"];
+    let as_jane = |words: &[&'static str]| words.iter().chain(&jane).copied().collect::<Vec<_>>();
+    let said = kubectl.fails(&as_jane(&["get", "pods"]), "");
+    let refusal = r#"pods is forbidden: User "jane" cannot list resource "pods" in API group "" in the namespace "rights""#;
+    assert!(said.contains(refusal), "{said}");
+    kubectl.ok(&["create", "role", "reader", "-n", "rights", "--verb=get,list", "--resource=pods,pods/log"]);
+    let binding = ["create", "rolebinding", "jane", "-n", "rights", "--role=reader", "--user=jane"];
+    kubectl.ok(&binding);
+    assert_eq!(kubectl.ok(&as_jane(&["auth", "can-i", "list", "pods"])), "yes\n");
+    kubectl.ok(&as_jane(&["get", "pods"]));
+    let list = kubectl.ok(&as_jane(&["auth", "can-i", "--list"]));
+    assert!(list.contains("pods/log") && list.contains("selfsubjectreviews"), "{list}");
+    kubectl.fails(&as_jane(&["auth", "can-i", "delete", "pods"]), "");
+    let role =
+        "{apiVersion: rbac.authorization.k8s.io/v1, kind: Role, metadata: {name: reader, namespace: rights},
+        rules: [{apiGroups: [''], resources: [pods], verbs: [delete]}]}";
+    let reconciled = kubectl.run_with(&["auth", "reconcile", "-f", "-"], role);
+    assert_eq!(reconciled.code, 0, "{reconciled:?}");
+    assert_eq!(kubectl.ok(&as_jane(&["auth", "can-i", "delete", "pods"])), "yes\n");
+    kubectl.ok(&["create", "clusterrole", "gathers", "--aggregation-rule=rights=yes"]);
+    kubectl.ok(&["create", "clusterrole", "nodes", "--verb=get", "--resource=nodes"]);
+    kubectl.ok(&["label", "clusterrole", "nodes", "rights=yes"]);
+    kubectl.ok(&["create", "clusterrolebinding", "gathers", "--clusterrole=gathers", "--group=ops"]);
+    assert_eq!(kubectl.ok(&["auth", "can-i", "get", "nodes", "--as=joe", "--as-group=ops"]), "yes\n");
+    kubectl.ok(&["delete", "clusterrole", "gathers", "nodes"]);
+    kubectl.ok(&["delete", "clusterrolebinding", "gathers"]);
+    kubectl.ok(&["delete", "namespace", "rights"]);
 }

@@ -90,7 +90,7 @@ impl StaticTokens {
         StaticTokens(tokens.into_iter().map(|(token, user)| (digest(&token), user)).collect())
     }
 
-    fn find(&self, token: &str) -> Option<&UserInfo> {
+    pub(crate) fn find(&self, token: &str) -> Option<&UserInfo> {
         self.0.get(&digest(token))
     }
 }

@@ -1,13 +1,39 @@
-//! Who may do what. Until roles come: masters and the control plane everything, nodes and cluster DNS a
-//! list, everybody with valid credentials discovery and reviews of oneself. Pure.
+//! Who may do what. Masters and the control plane everything, nodes and cluster DNS a fixed list, and everybody
+//! what roles and bindings give them (`rbac/`); with Kubernetes' words for a refusal.
 
-use catamaran_api::status::{GroupResource, Status};
+use catamaran_api::status::{GroupResource, Status, quoted};
 
-use crate::authenticate::{AUTHENTICATED, MASTERS, UserInfo};
+use crate::authenticate::{MASTERS, UserInfo};
+use crate::core::Core;
+use crate::rbac::{Reviewed, Rule};
 use crate::route::{ResourceRequest, Route, Verb};
 
+/// What somebody wants to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action<'a> {
+    /// Something with resources.
+    Resource(Attributes<'a>),
+    /// A request for a path that is no resource.
+    Path {
+        /// The method in lower case.
+        verb: &'a str,
+        /// The path, without the query.
+        path: &'a str,
+    },
+}
+
+impl<'a> Action<'a> {
+    /// The namespace that bindings must be in to count, or empty.
+    pub fn namespace(&self) -> &'a str {
+        match self {
+            Action::Resource(wanted) => wanted.namespace,
+            Action::Path { .. } => "",
+        }
+    }
+}
+
 /// What somebody wants to do with resources.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attributes<'a> {
     /// Verb, in the words of Kubernetes (`get`, `list`, …; free text in reviews).
     pub verb: &'a str,
@@ -24,37 +50,45 @@ pub struct Attributes<'a> {
 }
 
 impl<'a> Attributes<'a> {
-    /// Those of a request.
-    pub fn of(request: &'a ResourceRequest) -> Self {
+    /// Those of a request. A list or watch of the one object that a field selector names counts as about it.
+    pub fn of(request: &'a ResourceRequest, selected: Option<&'a str>) -> Self {
+        let one = matches!(request.verb, Verb::List | Verb::Watch | Verb::DeleteCollection);
+        let name = request.name.as_deref().or(selected.filter(|_| one)).unwrap_or_default();
         Attributes {
             verb: request.verb.as_str(),
             group: &request.group,
             resource: &request.resource,
             subresource: request.subresource.as_deref().unwrap_or_default(),
             namespace: request.namespace.as_deref().unwrap_or_default(),
-            name: request.name.as_deref().unwrap_or_default(),
+            name,
         }
     }
 }
 
-/// The answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Decision {
-    /// Yes.
-    Allow,
-    /// Nothing allows it.
-    NoOpinion,
+/// What the chain of authorizers says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// Yes, and why, where there is something to say.
+    Allow(String),
+    /// Nothing allows it; with what went wrong meanwhile, or empty.
+    NoOpinion(String),
+}
+
+impl Decision {
+    pub(crate) fn allowed(&self) -> bool {
+        matches!(self, Decision::Allow(_))
+    }
 }
 
 const COMPONENTS: [&str; 4] =
     ["system:kube-controller-manager", "system:kube-scheduler", "system:kube-apiserver", "system:apiserver"];
 
-/// A rule: groups, resources (`resource` or `resource/subresource`), verbs.
-type Rule = (&'static [&'static str], &'static [&'static str], &'static [&'static str]);
+/// Groups, resources (`resource` or `resource/subresource`), verbs.
+type Fixed = (&'static [&'static str], &'static [&'static str], &'static [&'static str]);
 
 const READ: &[&str] = &["get", "list", "watch"];
 
-const NODE_RULES: &[Rule] = &[
+const NODE_RULES: &[Fixed] = &[
     (
         &[""],
         &[
@@ -86,25 +120,44 @@ const NODE_RULES: &[Rule] = &[
     (&["authorization.k8s.io"], &["subjectaccessreviews"], &["create"]),
 ];
 
-const DNS_RULES: &[Rule] = &[
+const DNS_RULES: &[Fixed] = &[
     (&[""], &["services", "endpoints", "pods", "namespaces", "nodes"], READ),
     (&["discovery.k8s.io"], &["endpointslices"], READ),
 ];
 
-const SELF_RULES: &[Rule] = &[
-    (&["authentication.k8s.io"], &["selfsubjectreviews"], &["create"]),
-    (&["authorization.k8s.io"], &["selfsubjectaccessreviews", "selfsubjectrulesreviews"], &["create"]),
-];
-
-/// Whether `user` may do that.
-pub fn authorize(user: &UserInfo, wanted: &Attributes<'_>) -> Decision {
-    if all_powerful(user) || rules_of(user).iter().any(|rules| allows(rules, wanted)) {
-        if user.member_of("system:nodes") && !user.member_of(MASTERS) && !own_node(user, wanted) {
-            return Decision::NoOpinion;
-        }
-        return Decision::Allow;
+/// Asks one authorizer after the other.
+///
+/// # Errors
+/// When roles and bindings cannot be read.
+pub(crate) async fn decide(core: &Core, user: &UserInfo, action: &Action<'_>) -> Result<Decision, Status> {
+    if built_in(user, action) {
+        return Ok(Decision::Allow(String::new()));
     }
-    Decision::NoOpinion
+    Ok(match core.rbac.ask(|index| index.review(user, action)).await? {
+        Reviewed::Allowed(reason) => Decision::Allow(reason),
+        Reviewed::NoOpinion(faults) => Decision::NoOpinion(faults),
+    })
+}
+
+/// As [`decide`], with the refusal that a client sees.
+///
+/// # Errors
+/// 403, or when roles and bindings cannot be read.
+pub(crate) async fn require(core: &Core, user: &UserInfo, action: &Action<'_>) -> Result<(), Status> {
+    match decide(core, user, action).await? {
+        Decision::Allow(_) => Ok(()),
+        Decision::NoOpinion(faults) => Err(refuse(user, action, &faults)),
+    }
+}
+
+/// What needs no role: masters, the control plane, nodes, cluster DNS.
+pub fn built_in(user: &UserInfo, action: &Action<'_>) -> bool {
+    if all_powerful(user) {
+        return true;
+    }
+    let Action::Resource(wanted) = action else { return false };
+    fixed_rules(user).any(|rule| allows(rule, wanted))
+        && (!user.member_of("system:nodes") || own_node(user, wanted))
 }
 
 /// Whether the user may do everything.
@@ -114,32 +167,34 @@ pub fn all_powerful(user: &UserInfo) -> bool {
         || COMPONENTS.iter().any(|component| user.member_of(component))
 }
 
-/// The rules that apply to a user who is not all-powerful.
-pub fn rules_of(user: &UserInfo) -> Vec<&'static [Rule]> {
-    let mut rules = Vec::new();
-    if user.member_of(AUTHENTICATED) {
-        rules.push(SELF_RULES);
+/// What [`built_in`] allows, as rules; for those who ask what they may do, and for what they may grant.
+pub(crate) fn built_in_rules(user: &UserInfo) -> Vec<Rule> {
+    if all_powerful(user) {
+        return Rule::full_authority().to_vec();
     }
-    if user.member_of("system:nodes") {
-        rules.push(NODE_RULES);
-    }
-    if user.name == "system:kube-dns" {
-        rules.push(DNS_RULES);
-    }
-    rules
+    let words = |list: &[&str]| list.iter().map(|word| (*word).to_owned()).collect();
+    let rule = |(groups, resources, verbs): &Fixed| Rule {
+        verbs: words(verbs),
+        api_groups: words(groups),
+        resources: words(resources),
+        ..Rule::default()
+    };
+    fixed_rules(user).map(rule).collect()
 }
 
-fn allows(rules: &[Rule], wanted: &Attributes<'_>) -> bool {
-    rules.iter().any(|(groups, resources, verbs)| {
-        groups.contains(&wanted.group)
-            && verbs.contains(&wanted.verb)
-            && resources.iter().any(|rule| match rule.split_once('/') {
-                Some((resource, subresource)) => {
-                    resource == wanted.resource && subresource == wanted.subresource
-                }
-                None => *rule == wanted.resource && wanted.subresource.is_empty(),
-            })
-    })
+fn fixed_rules(user: &UserInfo) -> impl Iterator<Item = &'static Fixed> {
+    let node = if user.member_of("system:nodes") { NODE_RULES } else { &[] };
+    let dns = if user.name == "system:kube-dns" { DNS_RULES } else { &[] };
+    node.iter().chain(dns)
+}
+
+fn allows((groups, resources, verbs): &Fixed, wanted: &Attributes<'_>) -> bool {
+    groups.contains(&wanted.group)
+        && verbs.contains(&wanted.verb)
+        && resources.iter().any(|rule| match rule.split_once('/') {
+            Some((resource, subresource)) => resource == wanted.resource && subresource == wanted.subresource,
+            None => *rule == wanted.resource && wanted.subresource.is_empty(),
+        })
 }
 
 /// A node writes only its own Node and its own lease.
@@ -150,67 +205,58 @@ fn own_node(user: &UserInfo, wanted: &Attributes<'_>) -> bool {
     !writes || !named_after_nodes || wanted.name.is_empty() || wanted.name == node
 }
 
-/// Whether the user may use a path that is no resource.
-pub fn authorize_path(user: &UserInfo, route: &Route) -> Decision {
-    let open = matches!(route, Route::Health(..) | Route::Version);
-    let discovery = !matches!(route, Route::Metrics);
-    if open || all_powerful(user) || (discovery && user.member_of(AUTHENTICATED)) {
-        Decision::Allow
-    } else {
-        Decision::NoOpinion
-    }
+/// Paths that anybody may ask for: whoever watches over the server has to get an answer whatever the roles say.
+pub(crate) fn is_open(route: &Route) -> bool {
+    matches!(route, Route::Health(..) | Route::Version)
 }
 
-/// 403 (or 401 for nobody) with Kubernetes' wording.
-pub fn refuse(user: &UserInfo, wanted: &Attributes<'_>) -> Status {
-    if !user.member_of(AUTHENTICATED) {
-        return Status::unauthorized("Unauthorized");
-    }
-    let resource = if wanted.subresource.is_empty() {
-        wanted.resource.to_owned()
-    } else {
-        format!("{}/{}", wanted.resource, wanted.subresource)
+/// 403 with Kubernetes' wording; `faults` says what went wrong in looking for a role, or is empty.
+pub(crate) fn refuse(user: &UserInfo, action: &Action<'_>, faults: &str) -> Status {
+    let name = quoted(&user.name);
+    let (mut why, resource, object) = match action {
+        Action::Path { verb, path } => {
+            (format!("User {name} cannot {verb} path {}", quoted(path)), GroupResource::new("", ""), "")
+        }
+        Action::Resource(wanted) => (
+            format!("User {name} cannot {}", words(wanted)),
+            GroupResource::new(wanted.group, wanted.resource),
+            wanted.name,
+        ),
     };
-    let place = if wanted.namespace.is_empty() {
+    if !faults.is_empty() {
+        why.push_str(": ");
+        why.push_str(faults);
+    }
+    Status::forbidden(resource, object, &why)
+}
+
+fn words(wanted: &Attributes<'_>) -> String {
+    let Attributes { verb, group, resource, subresource, namespace, .. } = wanted;
+    let slash = if subresource.is_empty() { "" } else { "/" };
+    let place = if namespace.is_empty() {
         "at the cluster scope".to_owned()
     } else {
-        format!("in the namespace \"{}\"", wanted.namespace)
+        format!("in the namespace {}", quoted(namespace))
     };
-    let why = format!(
-        "User \"{}\" cannot {} resource \"{resource}\" in API group \"{}\" {place}",
-        user.name, wanted.verb, wanted.group
-    );
-    Status::forbidden(GroupResource::new(wanted.group, wanted.resource), wanted.name, &why)
-}
-
-/// 403 (or 401 for nobody) for a path.
-pub fn refuse_path(user: &UserInfo, verb: Verb, path: &str) -> Status {
-    if !user.member_of(AUTHENTICATED) {
-        return Status::unauthorized("Unauthorized");
-    }
-    let why = format!("User \"{}\" cannot {} path \"{path}\"", user.name, verb.as_str());
-    Status::forbidden(GroupResource::new("", ""), "", &why)
+    format!("{verb} resource \"{resource}{slash}{subresource}\" in API group {} {place}", quoted(group))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn may(user: &UserInfo, verb: &str, group: &str, resource: &str, name: &str) -> bool {
+    fn attributes<'a>(verb: &'a str, group: &'a str, resource: &'a str, name: &'a str) -> Attributes<'a> {
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
-        let wanted = Attributes { verb, group, resource, subresource, namespace: "default", name };
-        authorize(user, &wanted) == Decision::Allow
+        Attributes { verb, group, resource, subresource, namespace: "default", name }
     }
 
     #[test]
-    fn decisions() {
+    fn what_needs_no_role() {
         let admin = UserInfo::new("admin", &[MASTERS]);
         let scheduler = UserInfo::component("system:kube-scheduler");
         let node = UserInfo::new("system:node:n1", &["system:nodes"]);
         let dns = UserInfo::component("system:kube-dns");
         let account = UserInfo::new("system:serviceaccount:d:x", &["system:serviceaccounts"]);
-        let nobody = UserInfo::anonymous();
-        let reviews = "authorization.k8s.io";
         let table = [
             (&admin, "delete", "", "secrets", "s", true),
             (&scheduler, "create", "", "pods/binding", "p", true),
@@ -224,45 +270,54 @@ mod tests {
             (&node, "get", "", "nodes", "n2", true),
             (&dns, "watch", "discovery.k8s.io", "endpointslices", "", true),
             (&dns, "list", "", "secrets", "", false),
-            (&account, "create", reviews, "selfsubjectaccessreviews", "", true),
             (&account, "list", "", "pods", "", false),
-            (&nobody, "create", reviews, "selfsubjectaccessreviews", "", false),
         ];
         for (user, verb, group, resource, name, expected) in table {
-            assert_eq!(
-                may(user, verb, group, resource, name),
-                expected,
-                "{} {verb} {resource} {name}",
-                user.name
-            );
+            let action = Action::Resource(attributes(verb, group, resource, name));
+            assert_eq!(built_in(user, &action), expected, "{} {verb} {resource} {name}", user.name);
+            if expected && name.is_empty() {
+                let rules = built_in_rules(user);
+                assert!(rules.iter().any(|rule| rule.allows(&action)), "{} {verb} {resource}", user.name);
+            }
         }
-    }
-
-    #[test]
-    fn paths() {
-        let nobody = UserInfo::anonymous();
-        let account = UserInfo::new("x", &[]);
-        assert_eq!(authorize_path(&nobody, &Route::Version), Decision::Allow);
-        assert_eq!(authorize_path(&nobody, &Route::Groups), Decision::NoOpinion);
-        assert_eq!(authorize_path(&account, &Route::Groups), Decision::Allow);
-        assert_eq!(authorize_path(&account, &Route::Metrics), Decision::NoOpinion);
+        assert!(built_in(&admin, &Action::Path { verb: "get", path: "/metrics" }));
+        assert!(!built_in(&node, &Action::Path { verb: "get", path: "/metrics" }));
     }
 
     #[test]
     fn wording() {
         let user = UserInfo::new("jane", &[]);
-        let wanted = Attributes {
-            verb: "list",
-            group: "",
-            resource: "pods",
-            subresource: "",
-            namespace: "default",
-            name: "",
-        };
-        assert_eq!(
-            refuse(&user, &wanted).message,
-            r#"pods is forbidden: User "jane" cannot list resource "pods" in API group "" in the namespace "default""#
-        );
-        assert_eq!(refuse(&UserInfo::anonymous(), &wanted).code, 401);
+        let cluster = Attributes { namespace: "", ..attributes("list", "", "nodes", "") };
+        let table = [
+            (
+                Action::Resource(attributes("list", "", "pods", "")),
+                "",
+                r#"pods is forbidden: User "jane" cannot list resource "pods" in API group "" in the namespace "default""#,
+            ),
+            (
+                Action::Resource(attributes("create", "", "pods/exec", "p")),
+                "",
+                r#"pods "p" is forbidden: User "jane" cannot create resource "pods/exec" in API group "" in the namespace "default""#,
+            ),
+            (
+                Action::Resource(cluster),
+                "",
+                r#"nodes is forbidden: User "jane" cannot list resource "nodes" in API group "" at the cluster scope"#,
+            ),
+            (
+                Action::Resource(attributes("get", "apps", "deployments", "d")),
+                r#"RBAC: role.rbac.authorization.k8s.io "r" not found"#,
+                r#"deployments.apps "d" is forbidden: User "jane" cannot get resource "deployments" in API group "apps" in the namespace "default": RBAC: role.rbac.authorization.k8s.io "r" not found"#,
+            ),
+            (
+                Action::Path { verb: "get", path: "/metrics" },
+                "",
+                r#"forbidden: User "jane" cannot get path "/metrics""#,
+            ),
+        ];
+        for (action, faults, expected) in table {
+            let status = refuse(&user, &action, faults);
+            assert_eq!((status.code, status.message.as_str()), (403, expected));
+        }
     }
 }

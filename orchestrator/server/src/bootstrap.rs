@@ -2,6 +2,7 @@
 //! what is there already stays, but for the address of the API.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -13,9 +14,10 @@ use catamaran_api::status::{Reason, Status};
 use crate::Server;
 use crate::authenticate::UserInfo;
 use crate::context::{Asked, Context};
-use crate::core::{ServerConfig, ServerError};
+use crate::core::{Core, ServerConfig, ServerError};
 use crate::options::WriteOptions;
 use crate::query::Query;
+use crate::rbac;
 use crate::registry::{self, Missing};
 use crate::route::{ResourceRequest, Verb};
 use crate::strategy::Part;
@@ -28,11 +30,11 @@ pub(crate) async fn run(server: &Server) -> Result<(), ServerError> {
             .await
             .map_err(|source| ServerError::Bootstrap { object: name, source: Box::new(source) })?;
     }
-    Ok(())
+    rbac::bootstrap(server.core()).await
 }
 
 async fn ensure(server: &Server, object: Value) -> Result<(), Status> {
-    let context = context(server, &object)?;
+    let context = context(server.core(), &object)?;
     let options = WriteOptions::parse(&Query::default(), "CreateOptions")?;
     match registry::create(&context, object.clone(), &options).await {
         Ok(_) => Ok(()),
@@ -60,7 +62,8 @@ async fn follow(context: &Context, object: Value, options: &WriteOptions) -> Res
     registry::update(context, (Part::Main, Missing::Refuse), options, change).await.map(drop)
 }
 
-fn context(server: &Server, object: &Value) -> Result<Context, Status> {
+/// The server itself writing an object: what the path would be follows from the object.
+pub(crate) fn context(core: &Arc<Core>, object: &Value) -> Result<Context, Status> {
     let api_version = object["apiVersion"].as_str().unwrap_or_default();
     let (group, version) = kind::split_api_version(api_version).unwrap_or_default();
     let resource = kind::find_kind(group, version, object["kind"].as_str().unwrap_or_default())
@@ -82,7 +85,7 @@ fn context(server: &Server, object: &Value) -> Result<Context, Status> {
         user: UserInfo::server(),
         now: Timestamp::now(),
     };
-    Ok(Context::new(server.core().clone(), request, resource, asked))
+    Ok(Context::new(core.clone(), request, resource, asked))
 }
 
 fn objects(config: &ServerConfig) -> Vec<Value> {

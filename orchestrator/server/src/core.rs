@@ -17,6 +17,7 @@ use crate::hub::Hubs;
 use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
 use crate::pki::{Pki, PkiError, Subject};
+use crate::rbac::Rbac;
 use crate::serve::{Binding, Listen, ServeError};
 use crate::token::{TokenError, Tokens};
 
@@ -151,7 +152,8 @@ pub enum ServerError {
 pub(crate) struct Core {
     pub(crate) config: ServerConfig,
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) hubs: Hubs,
+    pub(crate) hubs: Arc<Hubs>,
+    pub(crate) rbac: Rbac,
     pub(crate) tokens: Tokens,
     pub(crate) statics: StaticTokens,
     pub(crate) discovery: Discovery,
@@ -171,8 +173,10 @@ impl Core {
         let pki = Pki::open(&config.data_dir.join("server/pki"), now)?;
         let tokens = Tokens::new(&pki.service_account_key()?)?;
         let agents = AgentClient::new(&pki)?;
+        let hubs = Arc::new(Hubs::new(store.clone()));
         Ok(Core {
-            hubs: Hubs::new(store.clone()),
+            rbac: Rbac::new(hubs.clone(), store.clone()),
+            hubs,
             tokens,
             statics: StaticTokens::new(config.tokens.iter().cloned()),
             discovery: Discovery::new(),

@@ -11,11 +11,12 @@ use jiff::Timestamp;
 use tokio::time::{Instant, timeout};
 use tracing::Instrument;
 
+use catamaran_api::field_selector::FieldSelector;
 use catamaran_api::kind::{self, Resource, Storage};
 use catamaran_api::status::{GroupResource, Status};
 
-use crate::authenticate::{self, UserInfo};
-use crate::authorize::{self, Attributes, Decision};
+use crate::authenticate;
+use crate::authorize::{self, Action, Attributes};
 use crate::body::{self, Body};
 use crate::context::{Asked, Context};
 use crate::core::Core;
@@ -24,7 +25,7 @@ use crate::route::{self, ResourceRequest, Route, Verb};
 use crate::strategy::Part;
 use crate::subresources::{binding, eviction, reviews, scale, streams, token};
 use crate::verbs::{create, delete, deletecollection, get, list, patch, update, watch};
-use crate::{discovery, error, health};
+use crate::{discovery, error, health, impersonate, rbac};
 
 /// How long an answer may take to begin, at most and by default.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -90,29 +91,35 @@ async fn handle(
     let user =
         authenticate::authenticate(&parts.extensions, &parts.headers, keys, &*core.store, now.as_second())
             .await?;
-    let user = impersonate(user, &parts.headers)?;
+    let user = impersonate::assume(core, user, &parts.headers).await?;
     let request = match route {
         Route::Resource(request) => request,
         other => {
-            if authorize::authorize_path(&user, &other) == Decision::NoOpinion {
-                let verb = if parts.method == Method::GET { Verb::Get } else { Verb::Create };
-                return Err(authorize::refuse_path(&user, verb, parts.uri.path()));
+            let verb = parts.method.as_str().to_ascii_lowercase();
+            let action = Action::Path { verb: &verb, path: parts.uri.path() };
+            if !authorize::is_open(&other) {
+                authorize::require(core, &user, &action).await?;
             }
             return path(core, &other, &query, (&parts.headers, now));
         }
     };
-    let wanted = Attributes::of(&request);
-    if authorize::authorize(&user, &wanted) == Decision::NoOpinion {
-        return Err(authorize::refuse(&user, &wanted));
-    }
+    let selected = selected_name(&query);
+    let action = Action::Resource(Attributes::of(&request, selected.as_deref()));
+    authorize::require(core, &user, &action).await?;
     let Some(resource) = find(&request) else { return Ok(unknown_resource(&request)) };
     let asked = Asked { query, headers: parts.headers, user, now };
     let context = Context::new(core.clone(), request, resource, asked);
-    let mut response = if context.request.subresource.is_some() {
-        subresource(&context, &parts.method, content, upgrade).await?
+    let changes_rights = (context.stored.group == rbac::GROUP && !context.request.verb.reads())
+        .then_some(context.stored.plural);
+    let answered = if context.request.subresource.is_some() {
+        subresource(&context, &parts.method, content, upgrade).await
     } else {
-        main(context, content).await?
+        main(context, content).await
     };
+    if let Some(plural) = changes_rights {
+        put_in_force(core, plural).await?;
+    }
+    let mut response = answered?;
     response
         .headers_mut()
         .entry(header::CACHE_CONTROL)
@@ -120,44 +127,22 @@ async fn handle(
     Ok(response)
 }
 
-/// `Impersonate-User` and the like, for those who may do everything anyway.
-fn impersonate(user: UserInfo, headers: &HeaderMap) -> Result<UserInfo, Status> {
-    let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
-    let Some(name) = headers.get("impersonate-user").and_then(text) else { return Ok(user) };
-    if !authorize::all_powerful(&user) {
-        let wanted = Attributes {
-            verb: "impersonate",
-            group: "",
-            resource: "users",
-            subresource: "",
-            namespace: "",
-            name: &name,
-        };
-        return Err(authorize::refuse(&user, &wanted));
+/// A change of rights that is answered is in force.
+async fn put_in_force(core: &Arc<Core>, plural: &str) -> Result<(), Status> {
+    if plural != "clusterroles" {
+        core.rbac.in_force().await;
+        return Ok(());
     }
-    let groups: Vec<String> = headers.get_all("impersonate-group").iter().filter_map(text).collect();
-    let mut assumed =
-        UserInfo { name, groups, uid: headers.get("impersonate-uid").and_then(text), ..UserInfo::default() };
-    if let Some(account) = assumed.name.strip_prefix("system:serviceaccount:")
-        && let Some((namespace, _)) = account.split_once(':')
-        && assumed.groups.is_empty()
-    {
-        assumed.groups =
-            vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
-    }
-    if assumed.name != "system:anonymous" && !assumed.member_of(authenticate::AUTHENTICATED) {
-        assumed.groups.push(authenticate::AUTHENTICATED.to_owned());
-    }
-    for (name, value) in headers {
-        if let (Some(key), Some(value)) = (name.as_str().strip_prefix("impersonate-extra-"), text(value)) {
-            assumed
-                .extra
-                .entry(crate::query::decode(key, crate::query::Plus::IsPlus))
-                .or_default()
-                .push(value);
-        }
-    }
-    Ok(assumed)
+    // On its own, so that it also ends when the client does not wait for it.
+    let core = core.clone();
+    let settled = tokio::spawn(async move { rbac::settle(&core).await }).await;
+    settled.map_err(|_| Status::internal_error("gathering the rules of aggregated roles failed"))?
+}
+
+/// The name of the one object that a field selector leaves.
+fn selected_name(query: &Query) -> Option<String> {
+    let selector = FieldSelector::parse_any(query.get("fieldSelector")?).ok()?;
+    selector.exact("metadata.name").map(str::to_owned)
 }
 
 /// The resource that a request is about; none when the path does not fit its scope.

@@ -216,6 +216,11 @@ impl Cursor {
         Ok(changes)
     }
 
+    /// Whether there is something to take.
+    pub(crate) fn is_behind(&self) -> bool {
+        *self.head.borrow() > self.next
+    }
+
     /// Waits until there is something to take. Ends with `CutOff` when the hub is gone.
     pub(crate) async fn ready(&mut self) -> Result<(), CutOff> {
         let next = self.next;

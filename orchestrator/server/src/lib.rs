@@ -1,7 +1,7 @@
 //! HTTP in, store out: the Kubernetes API over a store of bytes, and the built-in image registry.
 //!
-//! The way of a request, file by file: `serve` (sockets) → `dispatch`: `route`, `authenticate`, `authorize` →
-//! `verbs/` or `subresources/` → `registry` (default, `admit/`, validate, write) → store → `hub` → watchers.
+//! The way of a request, file by file: `serve` (sockets) → `dispatch`: `route`, `authenticate`, `impersonate`, `authorize`
+//! (with `rbac/`) → `verbs/` or `subresources/` → `registry` (default, `admit/`, validate, write) → store → `hub` → watchers.
 
 mod admit;
 mod agent;
@@ -21,6 +21,7 @@ mod fields;
 mod health;
 mod hub;
 pub mod imageregistry;
+mod impersonate;
 mod keys;
 mod metrics;
 pub mod negotiate;
@@ -28,6 +29,7 @@ mod openapi;
 mod options;
 pub mod pki;
 pub mod query;
+pub mod rbac;
 mod registry;
 pub mod route;
 pub mod serve;

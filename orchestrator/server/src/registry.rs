@@ -11,9 +11,11 @@ use catamaran_api::status::{Reason, Status};
 use catamaran_api::{defaults, meta, name, validate};
 use catamaran_store::{Entry, Expect, Revision, StoreError};
 
+use crate::authorize::{self, Action, Attributes};
 use crate::context::Context;
 use crate::negotiate::Media;
 use crate::options::{DryRun, FieldValidation, WriteOptions};
+use crate::route::Verb;
 use crate::strategy::{self, Part};
 use crate::{admit, convert, encode, error, fields, keys, negotiate};
 
@@ -230,6 +232,7 @@ pub(crate) async fn update(
             if missing == Missing::Refuse {
                 return Err(Status::not_found(context.group_resource(), context.name()));
             }
+            may_create(context).await?;
             let mut object = change(None)?;
             if !meta::uid(&object).is_empty() {
                 let (uid, name) = (meta::uid(&object), context.name());
@@ -248,6 +251,12 @@ pub(crate) async fn update(
         }
     }
     Err(Status::modified(context.group_resource(), context.name()))
+}
+
+/// Whoever changes what is not there has to have the right to create it.
+async fn may_create(context: &Context) -> Result<(), Status> {
+    let wanted = Attributes { verb: Verb::Create.as_str(), ..Attributes::of(&context.request, None) };
+    authorize::require(&context.core, &context.user, &Action::Resource(wanted)).await
 }
 
 enum Retry {

@@ -721,7 +721,7 @@ async fn tokens_stand_for_accounts() {
         r#"pods is forbidden: User "jane" cannot list resource "pods" in API group "" in the namespace "default""#
     );
     api.user = UserInfo::anonymous();
-    assert_eq!(api.get(PODS).await.code, 401);
+    assert_eq!(api.get(PODS).await.code, 403);
     assert_eq!(api.get("/version").await.ok()["minor"], "33");
     assert_eq!(api.get("/readyz").await.bytes, "ok");
 }

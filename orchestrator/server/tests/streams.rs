@@ -225,12 +225,56 @@ async fn an_agent_that_is_away_is_named() {
     assert!(answer.contains(&format!("cannot reach the agent of node n1 at 127.0.0.1:{port}")), "{answer}");
 }
 
+/// From the account to its token to what roles give it, and to nothing when the account is gone.
+#[tokio::test]
+async fn a_service_account_does_what_its_roles_allow() {
+    const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+    let cluster = Cluster::start().await;
+    let mut admin = cluster.connect(Some(cluster.admin())).await;
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "sa"}});
+    let made = admin.send_request(request("POST", accounts, &account)).await.unwrap();
+    assert_eq!(text(made).await.0, 201);
+    let wanted = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+    let given = admin.send_request(request("POST", &format!("{accounts}/sa/token"), &wanted)).await.unwrap();
+    let given: Value = serde_json::from_str(&text(given).await.1).unwrap();
+    let token = format!("Bearer {}", given["status"]["token"].as_str().unwrap());
+    let mut pod = cluster.connect(None).await;
+    let mut ask = async |method: &str, uri: &str, body: &Value| {
+        let mut request = request(method, uri, body);
+        request.headers_mut().insert(header::AUTHORIZATION, token.parse().unwrap());
+        text(pod.send_request(request).await.unwrap()).await
+    };
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}});
+    let (code, answer) = ask("POST", MAPS, &map).await;
+    assert_eq!(code, 403);
+    assert!(answer.contains("User \\\"system:serviceaccount:default:sa\\\" cannot create"), "{answer}");
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "b"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "edit"},
+        "subjects": [{"kind": "Group", "apiGroup": "rbac.authorization.k8s.io", "name": "system:serviceaccounts:default"}],
+    });
+    let uri = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
+    assert_eq!(text(admin.send_request(request("POST", uri, &binding)).await.unwrap()).await.0, 201);
+    assert_eq!(ask("POST", MAPS, &map).await.0, 201);
+    assert_eq!(ask("GET", &format!("{MAPS}?limit=1"), &Value::Null).await.0, 200);
+    assert_eq!(ask("GET", "/apis/apps/v1", &Value::Null).await.0, 200);
+    assert_eq!(ask("GET", "/openid/v1/jwks", &Value::Null).await.0, 200);
+    assert_eq!(ask("GET", "/api/v1/namespaces/kube-system/configmaps", &Value::Null).await.0, 403);
+    let gone = admin.send_request(request("DELETE", &format!("{accounts}/sa"), &Value::Null)).await.unwrap();
+    assert_eq!(text(gone).await.0, 200);
+    assert_eq!(ask("GET", MAPS, &Value::Null).await.0, 401);
+}
+
 #[tokio::test]
 async fn certificates_decide_and_watches_end_with_the_server() {
     let cluster = Cluster::start().await;
     let mut nobody = cluster.connect(None).await;
     let pods = || request("GET", "/api/v1/pods", &Value::Null);
-    assert_eq!(text(nobody.send_request(pods()).await.unwrap()).await.0, 401);
+    assert_eq!(text(nobody.send_request(pods()).await.unwrap()).await.0, 403);
+    let mut forged = pods();
+    forged.headers_mut().insert(header::AUTHORIZATION, "Bearer x".parse().unwrap());
+    assert_eq!(text(nobody.send_request(forged).await.unwrap()).await.0, 401);
     let healthy = text(nobody.send_request(request("GET", "/livez", &Value::Null)).await.unwrap()).await;
     assert_eq!(healthy, (200, "ok".to_owned()));
     let jane = cluster.credentials("jane", &Subject::client("jane", None));

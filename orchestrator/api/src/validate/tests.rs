@@ -393,6 +393,57 @@ fn config_rules() {
 }
 
 #[test]
+fn roles_and_bindings() {
+    let binding = json!({"metadata": {"name": "b:x"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "r"}});
+    check_cases(
+        "rbac.authorization.k8s.io",
+        "clusterrolebindings",
+        &binding,
+        r#"
+        /roleRef/kind | "Role" | roleRef.kind: Unsupported value: "Role": supported values: "ClusterRole"
+        /roleRef/apiGroup | "x" | roleRef.apiGroup: Unsupported value: "x": supported values: "rbac.authorization.k8s.io"
+        /roleRef/name | "" | roleRef.name: Required value
+        /roleRef/name | "a/b" | roleRef.name: Invalid value: "a/b": may not contain '/'
+        /subjects | [{"kind": "User", "name": ""}] | subjects[0].name: Required value
+        /subjects | [{"kind": "Robot", "name": "r"}] | subjects[0].kind: Unsupported value: "Robot": supported values: "ServiceAccount", "User", "Group"
+        /subjects | [{"kind": "ServiceAccount", "name": "a"}] | subjects[0].namespace: Required value
+        /subjects | [{"kind": "ServiceAccount", "name": "A", "namespace": "d"}] | subjects[0].name: Invalid value: "A": a lowercase RFC 1123 subdomain
+        "#,
+    );
+    let mut local = binding.clone();
+    local["metadata"]["namespace"] = "d".into();
+    local["subjects"] = json!([{"kind": "ServiceAccount", "name": "a"}]);
+    check_cases(
+        "rbac.authorization.k8s.io",
+        "rolebindings",
+        &local,
+        r#"/roleRef/kind | "x" | roleRef.kind: Unsupported value: "x": supported values: "Role", "ClusterRole""#,
+    );
+    let role = json!({"metadata": {"name": "r"}, "rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]});
+    check_cases(
+        "rbac.authorization.k8s.io",
+        "clusterroles",
+        &role,
+        r#"
+        /rules/0/verbs | [] | rules[0].verbs: Required value: verbs must contain at least one value
+        /rules/0/apiGroups | [] | rules[0].apiGroups: Required value: resource rules must supply at least one api group
+        /rules/0/resources | [] | rules[0].resources: Required value: resource rules must supply at least one resource
+        /rules/0/nonResourceURLs | ["/x"] | rules[0].nonResourceURLs: Invalid value: ["/x"]: rules cannot apply to both regular resources and non-resource URLs
+        /aggregationRule | {"clusterRoleSelectors": []} | aggregationRule.clusterRoleSelectors: Required value: at least one clusterRoleSelector required if aggregationRule is non-nil
+        /aggregationRule | {"clusterRoleSelectors": [{"matchLabels": {"a b": "c"}}]} | aggregationRule.clusterRoleSelectors[0].matchLabels: Invalid value: "a b"
+        "#,
+    );
+    let mut role = role;
+    role["metadata"]["namespace"] = "d".into();
+    check_cases(
+        "rbac.authorization.k8s.io",
+        "roles",
+        &role,
+        r#"/rules/0 | {"verbs": ["get"], "nonResourceURLs": ["/x"]} | rules[0].nonResourceURLs: Invalid value: ["/x"]: namespaced rules cannot apply to non-resource URLs"#,
+    );
+}
+
+#[test]
 fn other_kinds() {
     let node = json!({"metadata": {"name": "n"}, "spec": {"taints": [{"key": "a", "effect": "NoSchedule"}]}});
     let cases = r#"/spec/taints/0/effect | "x" | spec.taints[0].effect: Unsupported value: "x""#;
@@ -417,13 +468,6 @@ fn other_kinds() {
         "events",
         &event,
         r#"/involvedObject/namespace | "x" | involvedObject.namespace: Invalid value: "x": does not match event.namespace"#,
-    );
-    let binding = json!({"metadata": {"name": "b:x"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "r"}});
-    check_cases(
-        "rbac.authorization.k8s.io",
-        "clusterrolebindings",
-        &binding,
-        r#"/roleRef/kind | "Role" | roleRef.kind: Unsupported value: "Role""#,
     );
     let budget = json!({"metadata": {"name": "b", "namespace": "d"}, "spec": {"minAvailable": 1}});
     check_cases(

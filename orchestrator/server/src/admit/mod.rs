@@ -17,7 +17,7 @@ use catamaran_api::status::Status;
 
 use crate::context::Context;
 use crate::strategy::Part;
-use crate::{encode, error, keys};
+use crate::{encode, error, keys, rbac};
 
 /// Lets one request at a time choose addresses and ports. What is taken is read from the stored Services, so
 /// nothing is lost with the process.
@@ -45,6 +45,7 @@ pub(crate) async fn create(context: &Context, object: &mut Value) -> Result<Rese
             Ok(None)
         }
         ("", "services") => service::admit(context, object, None).await,
+        (rbac::GROUP, _) => rbac::escalate::check(context, object, None).await.map(|()| None),
         _ => Ok(None),
     }
 }
@@ -57,6 +58,7 @@ pub(crate) async fn update(
     old: &Value,
 ) -> Result<Reserved, Status> {
     match (context.stored.group, context.stored.plural, part) {
+        (rbac::GROUP, _, Part::Main) => rbac::escalate::check(context, new, Some(old)).await.map(|()| None),
         ("", "services", Part::Main) => service::admit(context, new, Some(old)).await,
         ("", "pods", Part::Main) => {
             priority::keep(new, old);
