@@ -256,6 +256,50 @@ async fn links_do_not_lead_out_of_the_root() {
     assert!(error.contains("mount proc"), "{error}");
 }
 
+/// Nor do links of a volume, which a container may have put there, lead to what is mounted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sources_of_mounts_are_not_looked_for_through_links() {
+    let shim = TestShim::start().await;
+    std::fs::create_dir_all(shim.path("volume/real")).unwrap();
+    std::os::unix::fs::symlink("/etc", shim.path("volume/link")).unwrap();
+    std::os::unix::fs::symlink(shim.path("volume"), shim.path("way")).unwrap();
+    for (number, source) in ["volume/link", "way/real"].into_iter().enumerate() {
+        let spec = shim.container_with(&format!("s{number}"), json!(["guest", "exit", "0"]), |spec| {
+            let mount = json!({"destination": "/v", "type": "bind", "source": shim.path(source), "options": ["rbind"]});
+            spec["mounts"].as_array_mut().unwrap().push(mount);
+        });
+        let error = shim.client.create(vec![spec]).await.remove(0).unwrap_err().to_string();
+        assert!(error.contains("/v: ") && error.contains("symbolic link"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_of_the_kernel_stay_in_its_namespaces() {
+    let shim = TestShim::start().await;
+    let path = "/proc/sys/net/ipv4/tcp_fin_timeout";
+    let before = std::fs::read_to_string(path).unwrap();
+    let spec = shim.container_with("own", json!(["guest", "file", path]), |spec| {
+        spec["linux"]["sysctl"] = json!({"net.ipv4.tcp_fin_timeout": "17", "kernel.shm_rmid_forced": "1"});
+    });
+    assert_eq!(shim.output(spec).await.1, "17\n");
+    assert_eq!(std::fs::read_to_string(path).unwrap(), before);
+    let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
+    for (number, name) in
+        ["kernel.core_pattern", "vm.swappiness", "net.ipv4.ip_forward"].into_iter().enumerate()
+    {
+        let spec = shim.container_with(&format!("s{number}"), json!(["guest", "exit", "0"]), |spec| {
+            spec["linux"]["sysctl"] = json!({name: "1"});
+            if name.starts_with("net.") {
+                let of_node = |namespace: &serde_json::Value| namespace["type"] != "network";
+                spec["linux"]["namespaces"].as_array_mut().unwrap().retain(of_node);
+            }
+        });
+        let error = shim.client.create(vec![spec]).await.remove(0).unwrap_err().to_string();
+        assert!(error.contains(name), "{error}");
+    }
+    assert_eq!(std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap(), pattern);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn limits_and_figures() {
     let shim = TestShim::start().await;
