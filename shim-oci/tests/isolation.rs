@@ -575,3 +575,73 @@ async fn errors_name_the_step() {
     assert!(shim.client.status(&[]).await.unwrap().is_empty());
     assert_eq!(std::fs::read_dir(shim.path("root/containers")).unwrap().count(), 0);
 }
+
+/// Calls that meet: one of two has its way, the other is told, and a successor of the same name is left alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_are_taken_once() {
+    let shim = TestShim::start().await;
+    let id = shim.run(shim.container("twice", &["run"])).await.id;
+    let exec = |name: &str| {
+        let mut process = Process::default();
+        process.set_args(Some(["guest", "run"].map(String::from).to_vec()));
+        process.set_env(None).set_cwd("".into()).set_capabilities(None).set_rlimits(None);
+        let none = String::new;
+        ExecSpec { exec_id: name.into(), process, stdin: none(), stdout: none(), stderr: none() }
+    };
+    for round in 0..5 {
+        let name = format!("e{round}");
+        let calls = (shim.client.exec(&id, exec(&name)), shim.client.exec(&id, exec(&name)));
+        let results = futures::future::join(calls.0, calls.1).await;
+        let made = [results.0, results.1];
+        let taken = made.iter().filter(|r| matches!(r, Err(TaskError::AlreadyExists(_)))).count();
+        assert_eq!((made.iter().filter(|r| r.is_ok()).count(), taken), (1, 1), "{made:?}");
+    }
+    for _ in 0..10 {
+        shim.client.kill(&id, 9).await.unwrap();
+        shim.client.wait(&id).await.unwrap();
+        let results = futures::future::join(shim.client.delete(&id), shim.client.delete(&id)).await;
+        let made = [results.0, results.1];
+        assert!(made.iter().any(Result::is_ok), "{made:?}");
+        assert!(made.iter().all(|r| matches!(r, Ok(()) | Err(TaskError::NotFound(_)))), "{made:?}");
+        let again = shim.run(shim.container("twice", &["run"])).await;
+        assert_eq!(again.state, State::Running);
+    }
+    shim.remove("twice").await;
+}
+
+/// Who asks for exits after the last one it was told of is told of all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exits_come_in_their_order() {
+    let shim = TestShim::start().await;
+    let count = 40;
+    let poller = {
+        let client = shim.client.clone();
+        tokio::spawn(async move {
+            let (mut last, mut seen) = (0, Vec::new());
+            while seen.len() < count {
+                for event in client.exits(last).await.unwrap() {
+                    assert!(event.sequence > last);
+                    last = event.sequence;
+                    seen.push(event.id.0);
+                }
+            }
+            seen
+        })
+    };
+    let specs = (0..count).map(|n| shim.container(&format!("x{n}"), &["sleep", "50", ",", "exit", "0"]));
+    for created in shim.client.create(specs.collect()).await {
+        created.unwrap();
+    }
+    let ids: Vec<_> = (0..count).map(|n| ContainerId(format!("x{n}"))).collect();
+    for started in futures::future::join_all(ids.iter().map(|id| shim.client.start(id))).await {
+        started.unwrap();
+    }
+    let seen = tokio::time::timeout(std::time::Duration::from_secs(20), poller).await;
+    let mut seen = seen.expect("an exit was not told").unwrap();
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), count);
+    for id in &ids {
+        shim.client.delete(id).await.unwrap();
+    }
+}
