@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
-use catamaran_task::spec::ContainerId;
+use catamaran_task::spec::{ContainerId, ContainerSpec};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::sync::watch;
 
@@ -58,11 +58,20 @@ fn action(record: Option<&Record>, boot: &str, gate: GateState) -> Action {
     }
 }
 
-/// Takes every container over. `held` is what the keeper holds.
+/// Takes every container over. `held` is what the keeper holds. An error means that a state file could
+/// not be read now: nothing is known of that container, so it is left alone.
 pub(crate) fn adopt_all(shim: &Arc<Shim>, mut held: HashMap<String, OwnedFd>) -> io::Result<()> {
+    let mut read = Vec::new();
     for id in shim.root.containers()? {
         let directory = shim.root.container(&id);
-        if let Err(e) = adopt(shim, &id, &directory, &mut held) {
+        let files =
+            known(directory.read_record()).and_then(|record| Ok((record, known(directory.read_spec())?)));
+        let (record, spec) =
+            files.map_err(|e| io::Error::new(e.kind(), format!("container {}: {e}", id.0)))?;
+        read.push((id, directory, record, spec));
+    }
+    for (id, directory, record, spec) in read {
+        if let Err(e) = adopt(shim, &id, &directory, (record, spec), &mut held) {
             tracing::error!(container = id.0, error = %e, "take it over; cleaning it away");
             remove(shim, &id, &directory);
         }
@@ -70,13 +79,23 @@ pub(crate) fn adopt_all(shim: &Arc<Shim>, mut held: HashMap<String, OwnedFd>) ->
     Ok(())
 }
 
+/// What was read; none where there is no file or one that is not whole.
+fn known<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(e) if matches!(e.kind(), NotFound | InvalidData | UnexpectedEof) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
 fn adopt(
     shim: &Arc<Shim>,
     id: &ContainerId,
     directory: &Directory,
+    (record, spec): (Option<Record>, Option<ContainerSpec>),
     held: &mut HashMap<String, OwnedFd>,
 ) -> io::Result<()> {
-    let record = directory.read_record().ok();
     let gate = held.remove(&format!("{}/gate", id.0));
     let gate = gate.map(Gate::from);
     let passed = match &gate {
@@ -85,14 +104,13 @@ fn adopt(
         Some(_) => GateState::Waiting,
     };
     let action = action(record.as_ref(), &shim.root.boot, passed);
-    let Some(record) = record.filter(|_| action != Action::Remove) else {
+    let Some((record, spec)) = record.zip(spec).filter(|_| action != Action::Remove) else {
         tracing::info!(container = id.0, "half-made or of another boot: cleaned away");
         remove(shim, id, directory);
         return Ok(());
     };
     let cgroup = Cgroup::new(&shim.layout, &record.cgroup).map_err(io::Error::other)?;
-    let container =
-        Arc::new(Container::new(directory.read_spec()?, cgroup, directory.clone(), record.clone()));
+    let container = Arc::new(Container::new(spec, cgroup, directory.clone(), record.clone()));
     shim.insert(Arc::clone(&container));
     // Of two attempts with one path the one that is not over owns it.
     if let Err(e) = shim.claim_cgroup(container.cgroup.path(), id)
@@ -184,6 +202,27 @@ pub(crate) fn end_by_pidfd(pidfd: &OwnedFd) -> Ended {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_read_now_is_not_taken_for_half_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = crate::state::Root::open(dir.path()).unwrap();
+        let directory = root.container(&ContainerId("a".into()));
+        assert!(known(directory.read_record()).unwrap().is_none(), "no file");
+        directory.create().unwrap();
+        let file = directory.path().join("state.json");
+        for half in ["", "{\"phase\":\"run", "no JSON", "{}"] {
+            std::fs::write(&file, half).unwrap();
+            assert!(known(directory.read_record()).unwrap().is_none(), "{half:?}");
+        }
+        // Any other error: here EISDIR.
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        assert!(known(directory.read_record()).is_err());
+        for errno in [libc::EMFILE, libc::EIO, libc::ENOMEM] {
+            assert!(known::<()>(Err(io::Error::from_raw_os_error(errno))).is_err());
+        }
+    }
 
     #[test]
     fn what_becomes_of_each_state() {

@@ -1,6 +1,6 @@
 //! One container: what is known of it, what belongs to it, and what happens when it ends.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -41,6 +41,19 @@ pub(crate) struct Container {
     held: Mutex<Held>,
 }
 
+/// The name of a process that is being started; free again when this is dropped.
+#[derive(Debug)]
+pub(crate) struct ExecName<'a> {
+    container: &'a Container,
+    name: String,
+}
+
+impl Drop for ExecName<'_> {
+    fn drop(&mut self) {
+        self.container.held().starting.remove(&self.name);
+    }
+}
+
 /// What is open for a container.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
@@ -49,6 +62,8 @@ pub(crate) struct Held {
     pub terminal: Option<Arc<AsyncFd<OwnedFd>>>,
     pub stdin_holder: Option<OwnedFd>,
     pub execs: HashMap<String, Arc<ExecProcess>>,
+    /// Names of processes that are being started.
+    starting: HashSet<String>,
     /// Why its program could not be started: exit code and text.
     pub failure: Option<(i32, String)>,
     pub pumps: Vec<JoinHandle<()>>,
@@ -71,6 +86,15 @@ impl Container {
     pub(crate) fn held(&self) -> MutexGuard<'_, Held> {
         // No code under the lock can panic half-way.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the name of a process that is to be started, unless another has it.
+    pub(crate) fn reserve_exec(&self, name: &str) -> Result<ExecName<'_>, TaskError> {
+        let mut held = self.held();
+        if held.execs.contains_key(name) || !held.starting.insert(name.to_owned()) {
+            return Err(TaskError::AlreadyExists(format!("process {name}")));
+        }
+        Ok(ExecName { container: self, name: name.to_owned() })
     }
 
     pub(crate) fn record(&self) -> Record {
@@ -175,26 +199,33 @@ impl Container {
         let _one_at_a_time = self.changes.lock().await;
         let oom_kills = self.cgroup.oom_kills();
         let failure = self.held().failure.clone();
-        let exit = exit(ended, oom_kills, failure);
+        self.put_down(shim, process, &exit(ended, oom_kills, failure));
+        shim.custody.drop_all(self.name());
+        let mut held = self.held();
+        (held.gate, held.terminal, held.stdin_holder, held.pidfd) = (None, None, None, None);
+        if let Some(input) = held.input.take() {
+            input.abort();
+        }
+    }
+
+    /// Its exit: on record, then on the list of exits.
+    fn put_down(&self, shim: &Shim, process: Identity, exit: &Exit) {
+        let _in_order = shim.announcing();
         let sequence = shim.next_sequence();
-        let changed = self.change(|record| {
+        let over = |record: &mut Record| {
             record.phase = Phase::Exited;
             record.exit = Some(exit.clone());
             record.sequence = Some(sequence);
-        });
-        match changed {
+        };
+        match self.change(over) {
             Ok(_) => shim.exits.forget(process),
-            Err(e) => tracing::error!(container = self.name(), error = %e, "record its exit"),
-        }
-        shim.custody.drop_all(self.name());
-        {
-            let mut held = self.held();
-            (held.gate, held.terminal, held.stdin_holder, held.pidfd) = (None, None, None, None);
-            if let Some(input) = held.input.take() {
-                input.abort();
+            Err(e) => {
+                // It is over all the same; a successor of this worker has the keeper's record.
+                tracing::error!(container = self.name(), error = %e, "record its exit");
+                self.record.send_modify(over);
             }
         }
-        shim.announce(sequence, &self.spec.id, &exit);
+        shim.announce(sequence, &self.spec.id, exit);
     }
 
     /// Whether the kernel kills all its processes with the first.
@@ -237,6 +268,40 @@ fn exit(ended: Ended, oom_kills: u64, failure: Option<(i32, String)>) -> Exit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_of_a_process_is_taken_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = crate::state::Root::open(dir.path()).unwrap();
+        let layout = crate::cgroup::Layout::detect().unwrap();
+        let id = catamaran_task::spec::ContainerId("a".into());
+        let spec = ContainerSpec {
+            id: id.clone(),
+            sandbox: catamaran_task::spec::SandboxId("s".into()),
+            runtime_spec: oci_spec::runtime::Spec::default(),
+            rootfs: catamaran_task::spec::Rootfs::None,
+            output: Output::Discard,
+            stdin: Stdin::Null,
+            wasm: None,
+        };
+        let record = Record {
+            phase: Phase::Running,
+            process: Identity { pid: 1, start: 1 },
+            started_at_ms: None,
+            exit: None,
+            sequence: None,
+            cgroup: "x".into(),
+            boot: "now".into(),
+        };
+        let cgroup = Cgroup::new(&Arc::new(layout), "x").unwrap();
+        let container = Container::new(spec, cgroup, root.container(&id), record);
+        let first = container.reserve_exec("e").unwrap();
+        assert!(matches!(container.reserve_exec("e"), Err(TaskError::AlreadyExists(_))));
+        assert!(container.reserve_exec("f").is_ok());
+        assert!(container.reserve_exec("e").is_err(), "the second try did not free it");
+        drop(first);
+        assert!(container.reserve_exec("e").is_ok());
+    }
 
     #[test]
     fn reasons_of_an_end() {

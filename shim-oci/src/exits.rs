@@ -112,10 +112,12 @@ pub(crate) fn now_ms() -> u64 {
         .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// The keeper's side: puts an exit on record. Who reads a file that is not whole yet looks again when
-/// the keeper wakes it.
+/// The keeper's side: puts an exit on record, wholly or not at all.
 pub(crate) fn record(directory: &Path, process: Identity, ended: Ended) -> io::Result<()> {
-    fs::write(directory.join(process.file_name()), ended.to_text())
+    let name = process.file_name();
+    let draft = directory.join(format!(".{name}"));
+    fs::write(&draft, ended.to_text())?;
+    fs::rename(draft, directory.join(name))
 }
 
 /// The worker's side: who waits for which process.
@@ -216,6 +218,23 @@ mod tests {
         record(dir.path(), A, Ended { status: Status::Killed(9), at_ms: 6 }).unwrap();
         exits.collect(SystemTime::now());
         assert_eq!(waiting.try_recv().unwrap().status.code(), 137);
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_written_is_not_there_by_half() {
+        let dir = tempfile::tempdir().unwrap();
+        let exits = Exits::new(dir.path().into());
+        let ended = Ended { status: Status::Exited(0), at_ms: 5 };
+        assert!(record(&dir.path().join("missing"), A, ended).is_err());
+        // A draft whose text did not fit on the disk is no record, and does not stand in the way of one.
+        fs::write(dir.path().join(format!(".{}", A.file_name())), "exi").unwrap();
+        let mut waiting = exits.wait_for(A);
+        exits.collect(SystemTime::now());
+        assert!(waiting.try_recv().is_err());
+        record(dir.path(), A, ended).unwrap();
+        exits.collect(SystemTime::now());
+        assert_eq!(waiting.try_recv().unwrap(), ended);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]

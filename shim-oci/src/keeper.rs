@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use catamaran_task::server::{ServeError, Sockets};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use crate::ShimOciConfig;
 use crate::custody::{self, Served, Vault};
@@ -23,6 +23,8 @@ const HEALTHY: Duration = Duration::from_secs(1);
 /// How many of them at once.
 const AT_ONCE: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(200);
+/// How soon an exit that could not be written down is tried again.
+const RECORD_AGAIN: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 /// Says that this process runs from a read-only mount of its own file.
 const SEALED: &str = "CATAMARAN_SHIM_OCI_SEALED";
 
@@ -81,6 +83,8 @@ pub(crate) fn run(config: &ShimOciConfig) -> Result<(), KeeperError> {
         sockets,
         root,
         worker: None,
+        unrecorded: Vec::new(),
+        unnamed: false,
         died_young: 0,
         ending: false,
     };
@@ -101,6 +105,10 @@ struct Keeper {
     sockets: Sockets,
     root: Root,
     worker: Option<Worker>,
+    /// Exits that could not be written down yet: the disk is full, say.
+    unrecorded: Vec<(Identity, Ended)>,
+    /// A child ended of which it could not be told which one it is; it is not reaped yet.
+    unnamed: bool,
     /// Workers in a row that died young.
     died_young: u32,
     /// SIGTERM was received: the worker is not started again.
@@ -120,7 +128,8 @@ impl Keeper {
             let custody = self.worker.as_ref().and_then(|w| w.custody.as_ref());
             let mut watched = vec![PollFd::new(&self.signals, PollFlags::IN)];
             watched.extend(custody.map(|socket| PollFd::new(socket, PollFlags::IN)));
-            match poll(&mut watched, None) {
+            let open = self.unnamed || !self.unrecorded.is_empty();
+            match poll(&mut watched, open.then_some(&RECORD_AGAIN)) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(e) => return Err(system("poll")(e.into())),
             }
@@ -128,7 +137,12 @@ impl Keeper {
             if ready.get(1) == Some(&true) {
                 self.serve_custody();
             }
-            if ready.first() == Some(&true) && self.signal()? == Next::End {
+            let next = match ready.first() {
+                Some(&true) => self.signal()?,
+                _ if open => self.reap()?,
+                _ => Next::Go,
+            };
+            if next == Next::End {
                 return Ok(());
             }
         }
@@ -166,14 +180,18 @@ impl Keeper {
 
     /// Puts every ended child on record, then lets the kernel forget it.
     fn reap(&mut self) -> Result<Next, KeeperError> {
-        let mut recorded = false;
+        let mut recorded = self.record_again();
+        self.unnamed = false;
         while let Some((pid, status)) = ended_child() {
-            let identity = Identity::of(pid as u32);
             let is_worker = self.worker.as_ref().is_some_and(|worker| worker.pid == pid);
             if !is_worker {
-                match identity.and_then(|id| exits::record(&self.root.exits(), id, Ended::now(status))) {
-                    Ok(()) => recorded = true,
-                    Err(e) => tracing::error!(pid, ?status, error = %e, "record an exit"),
+                match Identity::of(pid as u32) {
+                    Ok(identity) => recorded |= self.record(identity, Ended::now(status)),
+                    Err(e) => {
+                        tracing::error!(pid, ?status, error = %e, "look at a process that ended");
+                        self.unnamed = true;
+                        break;
+                    }
                 }
             }
             // SAFETY: a child that ended; the status is not asked for again.
@@ -187,6 +205,23 @@ impl Keeper {
             let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
         }
         Ok(Next::Go)
+    }
+
+    /// Writes an end down, now or later; true when it was now.
+    fn record(&mut self, process: Identity, ended: Ended) -> bool {
+        let Err(e) = exits::record(&self.root.exits(), process, ended) else { return true };
+        let status = ended.status;
+        tracing::error!(pid = process.pid, ?status, error = %e, "record an exit; it is tried again");
+        self.unrecorded.push((process, ended));
+        false
+    }
+
+    /// Tries what could not be written down before; true when some of it was.
+    fn record_again(&mut self) -> bool {
+        let before = self.unrecorded.len();
+        let exits = self.root.exits();
+        self.unrecorded.retain(|(process, ended)| exits::record(&exits, *process, *ended).is_err());
+        self.unrecorded.len() < before
     }
 
     fn worker_ended(&mut self, status: Status) -> Result<Next, KeeperError> {
@@ -374,4 +409,41 @@ fn seal_executable() {
     };
     tracing::warn!(error = %io::Error::last_os_error(), "the program's file stays writable: execveat failed");
     sys::close(mount);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exit_that_cannot_be_written_down_is_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let mut keeper = Keeper {
+            signals: eventfd(0, EventfdFlags::CLOEXEC).unwrap(),
+            wake: eventfd(0, EventfdFlags::CLOEXEC).unwrap(),
+            vault: Vault::default(),
+            sockets: Sockets::bind(&dir.path().join("s")).unwrap(),
+            root: root.clone(),
+            worker: None,
+            unrecorded: Vec::new(),
+            unnamed: false,
+            died_young: 0,
+            ending: false,
+        };
+        let ends = [1, 2].map(|pid| (Identity { pid, start: 1 }, Ended::now(Status::Exited(3))));
+        // No place to write to, as on a full disk.
+        std::fs::remove_dir(root.exits()).unwrap();
+        for (process, ended) in ends {
+            assert!(!keeper.record(process, ended));
+        }
+        assert!(!keeper.record_again());
+        assert_eq!(keeper.unrecorded, ends);
+        std::fs::create_dir(root.exits()).unwrap();
+        assert!(keeper.record_again());
+        assert!(keeper.unrecorded.is_empty());
+        let exits = exits::Exits::new(root.exits());
+        assert!(ends.iter().all(|(process, ended)| exits.recorded(*process) == Some(*ended)));
+        assert!(!keeper.record_again(), "once");
+    }
 }

@@ -58,6 +58,7 @@ pub(crate) struct Shim {
     cgroups: Mutex<BTreeMap<String, ContainerId>>,
     parallel: Semaphore,
     sequence: Mutex<Sequence>,
+    announcing: Mutex<()>,
     events: Mutex<VecDeque<ExitEvent>>,
     newest: watch::Sender<u64>,
     shutdown: Notify,
@@ -91,6 +92,7 @@ impl Shim {
             exits: Exits::new(root.exits()),
             capability_limit: capability::own_limit(&status),
             sequence: Mutex::new(Sequence { last: reserved, reserved }),
+            announcing: Mutex::default(),
             root,
             layout,
             custody,
@@ -197,6 +199,12 @@ impl Shim {
             (None, _) => Ok(Programs::default()),
         };
         programs.map_err(|e| TaskError::InvalidArgument(e.to_string()))
+    }
+
+    /// To be held from [`Self::next_sequence`] to [`Self::announce`]: who was told of an exit asks for
+    /// those with greater numbers only.
+    pub(crate) fn announcing(&self) -> MutexGuard<'_, ()> {
+        lock(&self.announcing)
     }
 
     /// The next number of the list of exits.
@@ -340,6 +348,10 @@ impl Shim {
             }
         }
         let _one_at_a_time = container.changes.lock().await;
+        // Deleted meanwhile; the name may belong to a successor by now.
+        if !self.find(&container.spec.id).is_ok_and(|known| Arc::ptr_eq(&known, &container)) {
+            return Err(TaskError::NotFound(format!("container {}", container.name())));
+        }
         let (gone, shim) = (Arc::clone(&container), Arc::clone(&self));
         blocking(move || {
             let failed = |what: &str, e: &dyn std::error::Error| {
@@ -352,6 +364,7 @@ impl Shim {
         })
         .await?;
         self.custody.drop_all(container.name());
+        container.held().execs.clear();
         lock(&self.containers).remove(&container.spec.id);
         Ok(())
     }
@@ -378,9 +391,7 @@ impl Shim {
                 container.record().phase.words()
             )));
         }
-        if container.held().execs.contains_key(&exec.exec_id) {
-            return Err(TaskError::AlreadyExists(format!("process {}", exec.exec_id)));
-        }
+        let _reserved = container.reserve_exec(&exec.exec_id)?;
         let (shim, inside, asked) = (Arc::clone(&self), Arc::clone(&container), exec.clone());
         let (launched, holder) = blocking(move || exec::launch(&shim, &inside, &asked)).await?;
         let gate = launched.gate;

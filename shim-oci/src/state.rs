@@ -94,7 +94,16 @@ impl Root {
     /// file system that tells the disk of each) is left to [`Root::empty_trash`].
     pub(crate) fn discard(&self, path: &Path) -> io::Result<()> {
         let number = self.discarded.fetch_add(1, Ordering::Relaxed);
-        match fs::rename(path, self.root.join("trash").join(number.to_string())) {
+        let place = self.root.join("trash").join(number.to_string());
+        let moved = match fs::rename(path, &place) {
+            // It is gone, or the trash is.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && path.symlink_metadata().is_ok() => {
+                fs::create_dir_all(self.root.join("trash"))?;
+                fs::rename(path, &place)
+            }
+            other => other,
+        };
+        match moved {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             // Another file system.
             Err(_) => match fs::remove_dir_all(path) {
@@ -105,12 +114,22 @@ impl Root {
         }
     }
 
-    /// Removes what was discarded.
+    /// Begins to number anew: to be called by each worker, which has a copy of the keeper's number.
+    pub(crate) fn renumber(&self) {
+        self.discarded.store(crate::exits::now_ms() << 20, Ordering::Relaxed);
+    }
+
+    /// Removes what was discarded: all that can be, then tells the first error.
     pub(crate) fn empty_trash(&self) -> io::Result<()> {
+        let mut result = Ok(());
         for entry in fs::read_dir(self.root.join("trash"))? {
-            fs::remove_dir_all(entry?.path())?;
+            let removed = entry.and_then(|entry| match entry.file_type()?.is_dir() {
+                true => fs::remove_dir_all(entry.path()),
+                false => fs::remove_file(entry.path()),
+            });
+            result = result.and(removed);
         }
-        Ok(())
+        result
     }
 
     pub(crate) fn exits(&self) -> PathBuf {
@@ -193,7 +212,11 @@ impl Directory {
     }
 
     pub(crate) fn write_exec(&self, exec_id: &str, record: &ExecRecord) -> io::Result<()> {
-        fs::create_dir_all(self.0.join("execs"))?;
+        match fs::create_dir(self.0.join("execs")) {
+            // Not where the container is gone: its directory must not come back.
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+            _ => {}
+        }
         write(&self.0.join("execs"), exec_id, record)
     }
 
@@ -254,6 +277,44 @@ mod tests {
             write(dir.path(), "v", &value).unwrap();
             assert_eq!(read::<String>(&dir.path().join("v")).unwrap(), value);
         }
+    }
+
+    #[test]
+    fn the_trash_is_emptied_of_all_that_can_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let trash = dir.path().join("trash");
+        let count = || fs::read_dir(&trash).unwrap().count();
+        let make = |name: &str| {
+            let directory = root.container(&ContainerId(name.into()));
+            directory.create().unwrap();
+            fs::write(directory.path().join("file"), "").unwrap();
+            directory.path().to_owned()
+        };
+        fs::write(trash.join("a file"), "").unwrap();
+        for name in ["a", "b", "c"] {
+            root.discard(&make(name)).unwrap();
+        }
+        assert_eq!(count(), 4);
+        // What is mounted there cannot be removed.
+        let busy = fs::read_dir(&trash).unwrap().flatten().map(|e| e.path()).find(|p| p.is_dir()).unwrap();
+        let mounted = rustix::mount::mount("none", &busy, "tmpfs", rustix::mount::MountFlags::empty(), None);
+        mounted.unwrap();
+        let emptied = root.empty_trash();
+        rustix::mount::unmount(&busy, rustix::mount::UnmountFlags::DETACH).unwrap();
+        assert!(emptied.is_err());
+        assert_eq!(count(), 1, "only that one is left");
+        root.empty_trash().unwrap();
+        // Somebody took the trash itself away.
+        fs::remove_dir(&trash).unwrap();
+        let path = make("d");
+        root.discard(&path).unwrap();
+        assert!(!path.exists());
+        assert_eq!(count(), 1);
+        let before = root.discarded.load(Ordering::Relaxed);
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        root.renumber();
+        assert!(root.discarded.load(Ordering::Relaxed) > before);
     }
 
     #[test]

@@ -64,6 +64,7 @@ async fn serve(inheritance: Inheritance) -> Result<(), WorkerError> {
     let layout = Arc::new(Layout::detect().ok_or(WorkerError::NoCgroups)?);
     let custody = Custody::new(inheritance.custody);
     let held = custody.list().map_err(WorkerError::Custody)?;
+    inheritance.root.renumber();
     let shim = Arc::new(Shim::new(inheritance.root, layout, custody, inheritance.keeper));
     adopt::adopt_all(&shim, held).map_err(WorkerError::States)?;
     let wake = pump::watch(inheritance.wake, Interest::READABLE).map_err(WorkerError::Wake)?;

@@ -256,6 +256,50 @@ async fn links_do_not_lead_out_of_the_root() {
     assert!(error.contains("mount proc"), "{error}");
 }
 
+/// Nor do links of a volume, which a container may have put there, lead to what is mounted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sources_of_mounts_are_not_looked_for_through_links() {
+    let shim = TestShim::start().await;
+    std::fs::create_dir_all(shim.path("volume/real")).unwrap();
+    std::os::unix::fs::symlink("/etc", shim.path("volume/link")).unwrap();
+    std::os::unix::fs::symlink(shim.path("volume"), shim.path("way")).unwrap();
+    for (number, source) in ["volume/link", "way/real"].into_iter().enumerate() {
+        let spec = shim.container_with(&format!("s{number}"), json!(["guest", "exit", "0"]), |spec| {
+            let mount = json!({"destination": "/v", "type": "bind", "source": shim.path(source), "options": ["rbind"]});
+            spec["mounts"].as_array_mut().unwrap().push(mount);
+        });
+        let error = shim.client.create(vec![spec]).await.remove(0).unwrap_err().to_string();
+        assert!(error.contains("/v: ") && error.contains("symbolic link"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_of_the_kernel_stay_in_its_namespaces() {
+    let shim = TestShim::start().await;
+    let path = "/proc/sys/net/ipv4/tcp_fin_timeout";
+    let before = std::fs::read_to_string(path).unwrap();
+    let spec = shim.container_with("own", json!(["guest", "file", path]), |spec| {
+        spec["linux"]["sysctl"] = json!({"net.ipv4.tcp_fin_timeout": "17", "kernel.shm_rmid_forced": "1"});
+    });
+    assert_eq!(shim.output(spec).await.1, "17\n");
+    assert_eq!(std::fs::read_to_string(path).unwrap(), before);
+    let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
+    for (number, name) in
+        ["kernel.core_pattern", "vm.swappiness", "net.ipv4.ip_forward"].into_iter().enumerate()
+    {
+        let spec = shim.container_with(&format!("s{number}"), json!(["guest", "exit", "0"]), |spec| {
+            spec["linux"]["sysctl"] = json!({name: "1"});
+            if name.starts_with("net.") {
+                let of_node = |namespace: &serde_json::Value| namespace["type"] != "network";
+                spec["linux"]["namespaces"].as_array_mut().unwrap().retain(of_node);
+            }
+        });
+        let error = shim.client.create(vec![spec]).await.remove(0).unwrap_err().to_string();
+        assert!(error.contains(name), "{error}");
+    }
+    assert_eq!(std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap(), pattern);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn limits_and_figures() {
     let shim = TestShim::start().await;
@@ -530,4 +574,74 @@ async fn errors_name_the_step() {
     // Nothing of all these is left.
     assert!(shim.client.status(&[]).await.unwrap().is_empty());
     assert_eq!(std::fs::read_dir(shim.path("root/containers")).unwrap().count(), 0);
+}
+
+/// Calls that meet: one of two has its way, the other is told, and a successor of the same name is left alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_are_taken_once() {
+    let shim = TestShim::start().await;
+    let id = shim.run(shim.container("twice", &["run"])).await.id;
+    let exec = |name: &str| {
+        let mut process = Process::default();
+        process.set_args(Some(["guest", "run"].map(String::from).to_vec()));
+        process.set_env(None).set_cwd("".into()).set_capabilities(None).set_rlimits(None);
+        let none = String::new;
+        ExecSpec { exec_id: name.into(), process, stdin: none(), stdout: none(), stderr: none() }
+    };
+    for round in 0..5 {
+        let name = format!("e{round}");
+        let calls = (shim.client.exec(&id, exec(&name)), shim.client.exec(&id, exec(&name)));
+        let results = futures::future::join(calls.0, calls.1).await;
+        let made = [results.0, results.1];
+        let taken = made.iter().filter(|r| matches!(r, Err(TaskError::AlreadyExists(_)))).count();
+        assert_eq!((made.iter().filter(|r| r.is_ok()).count(), taken), (1, 1), "{made:?}");
+    }
+    for _ in 0..10 {
+        shim.client.kill(&id, 9).await.unwrap();
+        shim.client.wait(&id).await.unwrap();
+        let results = futures::future::join(shim.client.delete(&id), shim.client.delete(&id)).await;
+        let made = [results.0, results.1];
+        assert!(made.iter().any(Result::is_ok), "{made:?}");
+        assert!(made.iter().all(|r| matches!(r, Ok(()) | Err(TaskError::NotFound(_)))), "{made:?}");
+        let again = shim.run(shim.container("twice", &["run"])).await;
+        assert_eq!(again.state, State::Running);
+    }
+    shim.remove("twice").await;
+}
+
+/// Who asks for exits after the last one it was told of is told of all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exits_come_in_their_order() {
+    let shim = TestShim::start().await;
+    let count = 40;
+    let poller = {
+        let client = shim.client.clone();
+        tokio::spawn(async move {
+            let (mut last, mut seen) = (0, Vec::new());
+            while seen.len() < count {
+                for event in client.exits(last).await.unwrap() {
+                    assert!(event.sequence > last);
+                    last = event.sequence;
+                    seen.push(event.id.0);
+                }
+            }
+            seen
+        })
+    };
+    let specs = (0..count).map(|n| shim.container(&format!("x{n}"), &["sleep", "50", ",", "exit", "0"]));
+    for created in shim.client.create(specs.collect()).await {
+        created.unwrap();
+    }
+    let ids: Vec<_> = (0..count).map(|n| ContainerId(format!("x{n}"))).collect();
+    for started in futures::future::join_all(ids.iter().map(|id| shim.client.start(id))).await {
+        started.unwrap();
+    }
+    let seen = tokio::time::timeout(std::time::Duration::from_secs(20), poller).await;
+    let mut seen = seen.expect("an exit was not told").unwrap();
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), count);
+    for id in &ids {
+        shim.client.delete(id).await.unwrap();
+    }
 }

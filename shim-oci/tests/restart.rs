@@ -229,3 +229,41 @@ async fn only_one_shim_for_a_directory() {
     let text = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(text.contains("another shim uses the directory"), "{text}");
 }
+
+/// What cannot be read now (an I/O error, too many open files; here a directory in place of the file) says
+/// nothing about the container: it goes on, and is taken over as soon as it can be read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_that_cannot_be_read_kills_nothing() {
+    let shim = TestShim::start().await;
+    let status = shim.run(shim.container("unread", &["run"])).await;
+    let start = start_time(status.pid);
+    let (file, aside) = (shim.path("root/containers/unread/state.json"), shim.path("aside"));
+    std::fs::rename(&file, &aside).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    let worker = shim.worker_pid().expect("a worker");
+    kill(worker);
+    new_worker(&shim, worker).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(start_time(status.pid), start, "it was killed");
+    assert!(shim.shim_log().contains("unread"), "the log names it: {}", shim.shim_log());
+    std::fs::remove_dir(&file).unwrap();
+    std::fs::rename(&aside, &file).unwrap();
+    shim.ready().await;
+    let found = shim.client.status(std::slice::from_ref(&status.id)).await.unwrap().remove(0);
+    assert_eq!((found.state, found.pid), (State::Running, status.pid));
+    shim.remove("unread").await;
+}
+
+/// A disk that is full when a container ends: its exit is written down when there is room again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exit_that_cannot_be_written_comes_later() {
+    let shim = TestShim::start().await;
+    let status = shim.run(shim.container("late", &["sleep", "100", ",", "exit", "5"])).await;
+    std::fs::rename(shim.path("root/exit"), shim.path("aside")).unwrap();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(start_time(status.pid), None, "it is over");
+    std::fs::rename(shim.path("aside"), shim.path("root/exit")).unwrap();
+    let exit = tokio::time::timeout(Duration::from_secs(5), shim.client.wait(&status.id)).await;
+    assert_eq!(exit.expect("the keeper tries again").unwrap().code, 5);
+    shim.client.delete(&status.id).await.unwrap();
+}

@@ -60,9 +60,9 @@ impl Worker {
             Action::Resume(container) => return self.resume(container).await,
             Action::BeginEnd => self.seen.record.ending_since = Some(Timestamp::now()),
             Action::BeginFailure(reason, message) => {
-                self.seen.record.failed = Some(((*reason).to_owned(), (*message).to_owned()));
+                self.seen.record.failed = Some(((*reason).to_owned(), message.clone()));
                 let pod = self.desired.pod.clone();
-                self.context.normal(&pod, None, reason, *message);
+                self.context.normal(&pod, None, reason, message.clone());
             }
             Action::Drain => self.drain(),
             Action::BeginStop(container, why) => self.begin_stop(container, *why).await,

@@ -20,6 +20,7 @@ use crate::mounts::BindMount;
 use crate::qos::{self, Amounts};
 use crate::record::{Sandbox, container_id};
 use crate::runtime::Place;
+use crate::sysctls;
 
 mod security;
 pub(crate) mod wasm;
@@ -63,6 +64,10 @@ pub(crate) enum BundleError {
         "the seccomp profile {0:?} is a file of the node, which this node does not read; use RuntimeDefault"
     )]
     SeccompFile(String),
+    #[error("forbidden sysctl: {0:?} is not on the safe list, or is the node's own in this pod")]
+    Sysctl(String),
+    #[error("the capability {0:?} in securityContext.capabilities.add is not known")]
+    Capability(String),
     #[error("the image was compiled for another place: pull it again")]
     NotCompiled,
     #[error("the runtime specification does not hold together")]
@@ -150,6 +155,9 @@ fn linux_spec(input: &Input<'_>) -> Result<Value, BundleError> {
         return Err(BundleError::NoCommand);
     }
     refuse_unsupported(spec(input.pod))?;
+    if let Some(name) = sysctls::forbidden(spec(input.pod)) {
+        return Err(BundleError::Sysctl(name.to_owned()));
+    }
     let security = security::of(input)?;
     let amounts = Amounts::of(input.container);
     let class = qos::class(spec(input.pod));
@@ -160,7 +168,7 @@ fn linux_spec(input: &Input<'_>) -> Result<Value, BundleError> {
         "namespaces": namespaces(input),
         "resources": resources(&amounts, security.privileged),
         "cgroupsPath": cgroup,
-        "sysctl": sysctls(spec(input.pod)),
+        "sysctl": sysctls::of(spec(input.pod)),
     });
     if !security.privileged {
         linux["maskedPaths"] = security::masked_paths(input.container);
@@ -235,13 +243,6 @@ fn resources(amounts: &Amounts, privileged: bool) -> Value {
     resources
 }
 
-fn sysctls(spec: &PodSpec) -> Value {
-    let list = spec.security_context.iter().flat_map(|context| context.sysctls.iter().flatten());
-    list.map(|sysctl| (sysctl.name.clone(), Value::String(sysctl.value.clone())))
-        .collect::<serde_json::Map<_, _>>()
-        .into()
-}
-
 /// The file systems every container has, the pod's files, then its volumes.
 fn mounts(input: &Input<'_>, privileged: bool) -> Value {
     let sys = if privileged { "rw" } else { "ro" };
@@ -257,7 +258,7 @@ fn mounts(input: &Input<'_>, privileged: bool) -> Value {
     let taken = |target: &str| input.mounts.iter().any(|mount| mount.target == Path::new(target));
     let log_path = input.container.termination_message_path.as_deref().unwrap_or("/dev/termination-log");
     let shm =
-        if spec(input.pod).host_ipc == Some(true) { PathBuf::from("/dev/shm") } else { input.paths.shm() };
+        if spec(input.pod).host_ipc == Some(true) { crate::mounts::shm_of_node() } else { input.paths.shm() };
     let of_pod = [
         ("/dev/shm", shm),
         ("/etc/hosts", input.paths.hosts()),

@@ -64,6 +64,7 @@ mod serve;
 mod shims;
 mod start;
 mod stdin;
+mod sysctls;
 #[cfg(test)]
 mod testing;
 mod volumes;
@@ -116,11 +117,14 @@ async fn run_all(
     network: Arc<dyn PodNetwork>,
     stop: CancellationToken,
 ) -> Result<(), AgentError> {
-    let paths = Paths::of(&config);
+    let mut paths = Paths::of(&config);
     for directory in [&paths.pods(), &paths.run, &paths.pod_logs, &paths.images()] {
         let failed = |source| AgentError::Directory { path: directory.display().to_string(), source };
         std::fs::create_dir_all(directory).map_err(failed)?;
     }
+    // The shim mounts nothing that a symbolic link leads to.
+    let failed = |source| AgentError::Directory { path: paths.data.display().to_string(), source };
+    paths.data = paths.data.canonicalize().map_err(failed)?;
     let capacity = node::Capacity::of_this_machine(&config.data_dir);
     let failed = |source| AgentError::Directory { path: paths.images().display().to_string(), source };
     let images = images::Images::open(&paths.images(), &config.executable, &config.insecure_registries)

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeMount};
-use rustix::fs::{CWD, Gid, Mode, OFlags, ResolveFlags, fchmod, fchown, fstat, mkdirat, openat, openat2};
+use rustix::fs::{CWD, Gid, Mode, OFlags, ResolveFlags, fchmod, fchown, fstat, mkdirat, openat2};
 use serde_json::{Value, json};
 
 use crate::config::PodPaths;
@@ -32,6 +32,13 @@ pub(crate) enum Access {
 pub(crate) enum MountError {
     #[error("the container mounts the volume {0:?}, which the pod does not have")]
     NoVolume(String),
+    #[error("the hostPath {} of volume {volume:?} cannot be looked at", path.display())]
+    HostPath {
+        volume: String,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("subPath {path:?} of volume {volume:?} leads out of the volume, or cannot be made")]
     SubPath {
         volume: String,
@@ -77,7 +84,7 @@ fn one(
         .clone()
         .find(|volume| volume.name == mount.name)
         .ok_or_else(|| MountError::NoVolume(mount.name.clone()))?;
-    let root = source(volume, paths);
+    let root = source(volume, paths)?;
     let sub_path = match (&mount.sub_path_expr, &mount.sub_path) {
         (Some(expression), _) if !expression.is_empty() => expand(expression, env),
         (_, Some(path)) => path.clone(),
@@ -111,12 +118,19 @@ fn is_generated(volume: &Volume) -> bool {
         || volume.downward_api.is_some()
 }
 
-/// Where a volume's content lies on the node.
-fn source(volume: &Volume, paths: &PodPaths) -> PathBuf {
-    match &volume.host_path {
-        Some(host) => PathBuf::from(&host.path),
-        None => paths.volume(&volume.name),
-    }
+/// Where a volume's content lies on the node, without symbolic links: the shim mounts no source that one leads to,
+/// as a container may have put it there after the path was looked at.
+fn source(volume: &Volume, paths: &PodPaths) -> Result<PathBuf, MountError> {
+    let Some(host) = &volume.host_path else { return Ok(paths.volume(&volume.name)) };
+    let path = PathBuf::from(&host.path);
+    path.canonicalize().map_err(|source| MountError::HostPath { volume: volume.name.clone(), path, source })
+}
+
+/// The node's own shared memory, for pods with `hostIPC`.
+pub(crate) fn shm_of_node() -> PathBuf {
+    let path = PathBuf::from("/dev/shm");
+    // A link to /run/shm on some systems. Where there is none the mount says so.
+    path.canonicalize().unwrap_or(path)
 }
 
 /// A path below `root` that no symbolic link leads out of; missing directories are made in volumes that containers
@@ -124,7 +138,7 @@ fn source(volume: &Volume, paths: &PodPaths) -> PathBuf {
 fn sub_directory(root: &Path, path: &Path, generated: bool) -> io::Result<PathBuf> {
     let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let directory = openat(CWD, root, flags | OFlags::DIRECTORY, Mode::empty())?;
+    let directory = openat2(CWD, root, flags | OFlags::DIRECTORY, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
     let mut so_far = PathBuf::new();
     for part in path.components() {
         so_far.push(part);
@@ -135,7 +149,7 @@ fn sub_directory(root: &Path, path: &Path, generated: bool) -> io::Result<PathBu
         }
     }
     let found = openat2(&directory, path, flags, Mode::empty(), beneath)?;
-    // The name without symbolic links: nobody can bend it between here and the mount.
+    // The name without symbolic links; whoever opens it next must refuse those put there since.
     std::fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd()))
 }
 
@@ -185,6 +199,26 @@ mod tests {
         for hostile in ["out", "out/passwd", "../../../etc", "a/../../conf"] {
             assert!(sub(hostile).is_err(), "{hostile}");
         }
+    }
+
+    #[test]
+    fn host_paths_are_resolved_before_the_shim_sees_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = std::fs::canonicalize(dir.path()).unwrap();
+        std::fs::create_dir_all(root.join("real/sub")).unwrap();
+        std::os::unix::fs::symlink("real", root.join("link")).unwrap();
+        let of = |path: &str, sub: &str| {
+            let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {
+                "containers": [{"name": "c", "volumeMounts": [{"name": "v", "mountPath": "/v", "subPath": sub}]}],
+                "volumes": [{"name": "v", "hostPath": {"path": root.join(path)}}]}}))
+            .unwrap();
+            let paths = PodPaths { root: root.clone(), run: root.join("run") };
+            of_container(&pod, &spec(&pod).containers[0], &paths, &[]).map(|mounts| mounts[0].source.clone())
+        };
+        assert_eq!(of("link", "").unwrap(), root.join("real"));
+        assert_eq!(of("link/sub", "").unwrap(), root.join("real/sub"));
+        assert_eq!(of("link", "sub").unwrap(), root.join("real/sub"));
+        assert!(matches!(of("missing", ""), Err(MountError::HostPath { .. })));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::observe::{ImageState, Life, Observed, Prepared, Progress, Stopping};
 use crate::probe::Kind;
 use crate::record::Finished;
 use crate::restart::{Verdict, crashes_after, verdict};
+use crate::sysctls;
 
 /// How soon a shim that did not answer is asked again.
 const ASK_AGAIN: SignedDuration = SignedDuration::from_secs(1);
@@ -42,7 +43,7 @@ pub(crate) enum Action {
     /// Notes that the pod ends now.
     BeginEnd,
     /// Notes that the agent ends the pod, with status reason and message.
-    BeginFailure(&'static str, &'static str),
+    BeginFailure(&'static str, String),
     /// Begins to wait until no Service sends new connections, beside the worker.
     Drain,
     /// Notes that a container is being stopped and begins its preStop hook, beside the worker.
@@ -119,7 +120,11 @@ impl Planner<'_> {
             }
             return self.wind_down();
         }
-        if self.seen.record.failed.is_some() || self.deadline_passed() || self.run() == Course::Over {
+        let over = self.seen.record.failed.is_some()
+            || self.sysctl_forbidden()
+            || self.deadline_passed()
+            || self.run() == Course::Over;
+        if over {
             self.wind_down();
         }
     }
@@ -158,8 +163,18 @@ impl Planner<'_> {
         }
         self.push(Action::BeginFailure(
             "DeadlineExceeded",
-            "Pod was active on the node longer than the specified deadline",
+            "Pod was active on the node longer than the specified deadline".to_owned(),
         ));
+        true
+    }
+
+    /// A setting of the kernel that would change more than the pod: nothing of the pod is started.
+    fn sysctl_forbidden(&mut self) -> bool {
+        let pod = &self.desired.pod;
+        let Some(name) = sysctls::forbidden(spec(pod)) else { return false };
+        let text =
+            format!("forbidden sysctl: {name:?} is not on the safe list, or is the node's own in this pod");
+        self.push(Action::BeginFailure(sysctls::FORBIDDEN, text));
         true
     }
 

@@ -13,11 +13,11 @@ pub(crate) enum Missing {
     #[error("Linux {found} is too old: 5.13 or newer is needed (mount_setattr, openat2, clone3)")]
     Kernel { found: String },
     #[error(
-        "the kernel has no overlay file system ({0}): load its module (`modprobe overlay`) or use a kernel that has it"
+        "overlay file systems cannot be used ({0}): load the module (`modprobe overlay`), use a kernel that has it, or, in a container, run it with all of root's rights"
     )]
     Overlay(String),
     #[error(
-        "the kernel has no nf_tables ({0}): load its module (`modprobe nf_tables`) or use a kernel that has it"
+        "nf_tables cannot be used ({0}): load the module (`modprobe nf_tables`), use a kernel that has it, or, in a container, run it with all of root's rights"
     )]
     NfTables(String),
     #[error(

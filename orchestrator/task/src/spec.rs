@@ -51,7 +51,8 @@ pub struct ContainerSpec {
 pub enum Rootfs {
     /// None: a wasm container sees only its preopened directories.
     None,
-    /// An overlay; `lower` is ordered from the topmost layer to the base, `upper` and `work` lie in
+    /// An overlay (and no symbolic link may lie on the way to the source of any bind mount of the specification: the
+    /// agent has resolved them); `lower` is ordered from the topmost layer to the base, `upper` and `work` lie in
     /// `scratch` as `upper`/`work`. It is mounted in the container's mount namespace only.
     Overlay {
         /// Read-only layer directories, topmost first.

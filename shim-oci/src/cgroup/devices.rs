@@ -156,13 +156,13 @@ const LOAD_WORD: u8 = 0x61;
 const MOVE: u8 = 0xb7;
 const MOVE_REGISTER: u8 = 0xbf;
 const AND: u8 = 0x57;
-const AND_REGISTER_32: u8 = 0x5c;
 const SHIFT_RIGHT: u8 = 0x77;
+const JUMP_EQUAL: u8 = 0x15;
 const JUMP_NOT_EQUAL: u8 = 0x55;
-const JUMP_NOT_EQUAL_REGISTER: u8 = 0x5d;
 const EXIT: u8 = 0x95;
 
-/// The rules as a program: the last that fits decides, so they are asked from the last to the first.
+/// The rules as a program: of each part of what is asked (make, read, write) the last rule that names it
+/// decides, so they are asked from the last to the first.
 /// The context is `{ u32 access_type, major, minor }`, access in the upper half of the first.
 fn program(rules: &[Rule]) -> Vec<Instruction> {
     let mut code = vec![
@@ -181,18 +181,24 @@ fn program(rules: &[Rule]) -> Vec<Instruction> {
             tests.push((block.len(), instruction(JUMP_NOT_EQUAL, 2, 0, 0, number)));
             block.push(instruction(EXIT, 0, 0, 0, 0));
         }
-        // Fits when nothing is asked that the rule does not name: asked & rule == asked.
-        block.push(instruction(MOVE_REGISTER, 6, 3, 0, 0));
-        block.push(instruction(MOVE, 7, 0, 0, i32::from(bits(rule.access))));
-        block.push(instruction(AND_REGISTER_32, 6, 7, 0, 0));
-        tests.push((block.len(), instruction(JUMP_NOT_EQUAL_REGISTER, 6, 3, 0, 0)));
-        block.push(instruction(EXIT, 0, 0, 0, 0));
         for (register, number) in [(4, rule.major), (5, rule.minor)] {
             if let Some(number) = number {
                 tests.push((block.len(), instruction(JUMP_NOT_EQUAL, register, 0, 0, number as i32)));
                 block.push(instruction(EXIT, 0, 0, 0, 0));
             }
         }
+        let named = i32::from(bits(rule.access));
+        if rule.allow {
+            // What it names is decided; the rules before it decide about the rest.
+            block.push(instruction(AND, 3, 0, 0, !named));
+            tests.push((block.len(), instruction(JUMP_NOT_EQUAL, 3, 0, 0, 0)));
+        } else {
+            // One part that is denied denies the whole.
+            block.push(instruction(MOVE_REGISTER, 6, 3, 0, 0));
+            block.push(instruction(AND, 6, 0, 0, named));
+            tests.push((block.len(), instruction(JUMP_EQUAL, 6, 0, 0, 0)));
+        }
+        block.push(instruction(EXIT, 0, 0, 0, 0));
         block.push(instruction(MOVE, 0, 0, 0, i32::from(rule.allow)));
         block.push(instruction(EXIT, 0, 0, 0, 0));
         let length = block.len();
@@ -280,10 +286,9 @@ mod tests {
                 MOVE => r[d] = immediate,
                 MOVE_REGISTER => r[d] = r[s],
                 AND => r[d] &= immediate,
-                AND_REGISTER_32 => r[d] = u64::from(r[d] as u32 & r[s] as u32),
                 SHIFT_RIGHT => r[d] >>= immediate,
                 JUMP_NOT_EQUAL => jump(r[d] != immediate),
-                JUMP_NOT_EQUAL_REGISTER => jump(r[d] != r[s]),
+                JUMP_EQUAL => jump(r[d] == immediate),
                 EXIT => return r[0],
                 other => panic!("instruction {other:#x}"),
             }
@@ -317,6 +322,39 @@ mod tests {
         let program = program(&rules);
         assert_eq!(run(&program, 2, 2, 10, 200), 1);
         assert_eq!(run(&program, 2, 2, 10, 229), 0);
+        assert_eq!(run(&program, 2, 7, 10, 229), 0, "denied in part: making it is allowed, reading is not");
+        assert_eq!(run(&program, 2, 1, 10, 229), 1);
+    }
+
+    #[test]
+    fn each_part_of_what_is_asked_is_decided_by_itself() {
+        let rules = of(serde_json::json!([
+            {"allow": false, "access": "rwm"},
+            {"allow": true, "type": "c", "major": 10, "minor": 1, "access": "rw"},
+            {"allow": false, "type": "c", "major": 10, "minor": 1, "access": "w"},
+            {"allow": true, "type": "c", "major": 10, "minor": 2, "access": "r"},
+            {"allow": true, "type": "c", "major": 10, "minor": 2, "access": "w"},
+        ]))
+        .unwrap();
+        let program = program(&rules);
+        for (minor, access, allowed) in [
+            (1, 2, 1),
+            (1, 4, 0),
+            (1, 6, 0),
+            (1, 7, 0),
+            (1, 3, 1),
+            (2, 2, 1),
+            (2, 4, 1),
+            (2, 6, 1),
+            (3, 2, 0),
+        ] {
+            assert_eq!(run(&program, 2, access, 10, minor), allowed, "minor {minor}, access {access}");
+        }
+        assert!(match load(&program) {
+            Ok(_) => true,
+            // A kernel without cgroup programs, or no right to load them.
+            Err(e) => matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EPERM)),
+        });
     }
 
     #[test]

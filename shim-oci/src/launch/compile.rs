@@ -2,6 +2,7 @@
 //! a container that runs.
 
 mod root;
+mod sysctls;
 
 use std::ffi::CString;
 use std::fs::File;
@@ -14,7 +15,7 @@ use oci_spec::runtime::{LinuxIdMapping, LinuxNamespace, LinuxNamespaceType, Proc
 use root::point;
 
 use super::capability::Sets;
-use super::plan::{IdMaps, Need, Op, Plan, Point, PointKind};
+use super::plan::{IdMaps, Links, Need, Op, Plan, Point, PointKind};
 pub(crate) use super::process::Invalid;
 use super::process::{self, c_string, invalid};
 use super::seccomp::Programs;
@@ -39,6 +40,10 @@ pub(crate) struct Parts<'a> {
 pub(crate) fn container(spec: &Spec, parts: Parts<'_>) -> Result<Plan, Invalid> {
     let Some(process) = spec.process() else { return invalid("the specification has no process") };
     let mut builder = Builder::default();
+    // Layers are the agent's way; it has resolved the sources of volumes.
+    if matches!(parts.rootfs, Rootfs::Overlay { .. }) {
+        builder.links = Links::Refused;
+    }
     builder.descriptors(parts.stdio);
     let mounts_of_cgroup = parts.joining.visible.clone();
     builder.cgroup(parts.joining);
@@ -110,6 +115,8 @@ struct Builder {
     user_namespace: bool,
     /// A network namespace that belongs to the node's user namespace: sysfs of it cannot be mounted.
     foreign_network: bool,
+    /// On the way to the sources of the specification's bind mounts.
+    links: Links,
 }
 
 impl Builder {
@@ -218,13 +225,10 @@ impl Builder {
         if let Some(adj) = process.oom_score_adj() {
             self.oom_score(adj)?;
         }
-        let sysctls = spec.linux().as_ref().and_then(|l| l.sysctl().clone()).unwrap_or_default();
-        for (name, value) in sysctls {
-            if name.contains("..") || name.starts_with(['.', '/']) {
-                return invalid(format!("the sysctl {name:?} is not a name"));
-            }
-            // Names with a slash may hold dots (interfaces); others use dots for slashes.
-            let file = if name.contains('/') { name } else { name.replace('.', "/") };
+        let linux = spec.linux().as_ref();
+        let namespaces = linux.and_then(|l| l.namespaces().clone()).unwrap_or_default();
+        for (name, value) in linux.and_then(|l| l.sysctl().clone()).unwrap_or_default() {
+            let file = sysctls::file(&name, &namespaces)?;
             let path = c_string("the sysctl", format!("/proc/sys/{file}"))?;
             self.push(Op::Write { path, value: c_string("the sysctl value", value)?, need: Need::Must });
         }

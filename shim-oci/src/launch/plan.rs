@@ -77,7 +77,18 @@ pub(crate) enum Source {
     /// A new instance of a file system; a parameter without value is a flag.
     New { kind: CString, parameters: Vec<(CString, Option<CString>)> },
     /// A copy of a mount of the node.
-    Bind { path: CString, recursive: bool },
+    Bind { path: CString, recursive: bool, links: Links },
+}
+
+/// What a symbolic link on the way to the source of a mount does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Links {
+    /// It is followed: whoever wrote the path is trusted with all of it (containerd, this shim itself).
+    #[default]
+    Followed,
+    /// The mount fails. The path was resolved before, and part of it may be open to a container that
+    /// changes it in between (CVE-2021-25741).
+    Refused,
 }
 
 /// Layers of a root file system.
@@ -87,7 +98,7 @@ pub(crate) struct Overlay {
     pub lower: Vec<CString>,
     pub upper: CString,
     pub work: CString,
-    /// The same for mount(2), for kernels before 6.5.
+    /// The same for mount(2).
     pub options: CString,
 }
 
@@ -147,6 +158,8 @@ pub(crate) enum Op {
         source: Source,
         attributes: MountAttr,
         at: CString,
+        /// Of an overlay: its options for mount(2).
+        options: Option<CString>,
     },
     /// Makes a mount point in the root, if it does not exist.
     MakePoint(Point),

@@ -116,11 +116,15 @@ fn compile(profile: &LinuxSeccomp) -> Result<Programs, SeccompError> {
     let mut groups: Vec<(SeccompAction, Rules)> = Vec::new();
     for syscall in profile.syscalls().iter().flatten() {
         let action = action(syscall.action(), syscall.errno_ret())?;
+        // It says what holds anyway; named below, its calls would be let through instead.
+        if action == default {
+            continue;
+        }
         let rules = rules(syscall.args().as_deref().unwrap_or_default())?;
         // Calls that this architecture does not have need no rule.
         for number in syscall.names().iter().filter_map(|name| syscalls::number(name)) {
             add(&mut named, number, &rules);
-            if action == SeccompAction::Allow || action == default {
+            if action == SeccompAction::Allow {
                 continue;
             }
             let group = match groups.iter().position(|(of, _)| *of == action) {
@@ -306,6 +310,32 @@ mod tests {
         assert_eq!(ask(&admin, "clone3", [0; 6]), ALLOW);
         assert_eq!(ask(&admin, "clone", [libc::CLONE_NEWUSER as u64, 0, 0, 0, 0, 0]), ALLOW);
         assert_eq!(ask(&admin, "reboot", [0; 6]), errno(libc::EPERM));
+    }
+
+    #[test]
+    fn a_rule_with_the_default_action_allows_nothing() {
+        let profile = serde_json::json!({
+            "defaultAction": "SCMP_ACT_ERRNO",
+            "syscalls": [
+                { "names": ["read", "write"], "action": "SCMP_ACT_ALLOW" },
+                { "names": ["mount"], "action": "SCMP_ACT_ERRNO" },
+                { "names": ["bpf"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1 },
+                { "names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38 },
+                { "names": ["kill"], "action": "SCMP_ACT_ERRNO",
+                  "args": [{ "index": 1, "value": 9, "op": "SCMP_CMP_EQ" }] },
+            ],
+        });
+        let programs = compile(&serde_json::from_value(profile).unwrap()).unwrap();
+        for (name, answer) in [
+            ("read", ALLOW),
+            ("mount", errno(libc::EPERM)),
+            ("bpf", errno(libc::EPERM)),
+            ("clone3", errno(libc::ENOSYS)),
+            ("setns", errno(libc::EPERM)),
+        ] {
+            assert_eq!(ask(&programs, name, [0; 6]), answer, "{name}");
+        }
+        assert_eq!(ask(&programs, "kill", [1, 9, 0, 0, 0, 0]), errno(libc::EPERM));
     }
 
     #[test]

@@ -52,14 +52,19 @@ pub(crate) fn close_range(first: u32, last: u32) -> Sys<()> {
 
 /// `openat2(root, path)`, confined to `root`.
 pub(crate) fn open_in(root: RawFd, path: &CStr, flags: c_int, mode: u32, extra_resolve: u64) -> Sys<RawFd> {
-    let how = OpenHow {
-        flags: (flags | libc::O_CLOEXEC) as u64,
-        mode: u64::from(mode),
-        resolve: RESOLVE_IN_ROOT | extra_resolve,
-    };
+    openat2(root, path, flags, mode, RESOLVE_IN_ROOT | extra_resolve)
+}
+
+/// The place `path` itself: `ELOOP` where a symbolic link lies on the way or at its end.
+pub(crate) fn open_plain(path: &CStr) -> Sys<RawFd> {
+    openat2(libc::AT_FDCWD, path, libc::O_PATH, 0, RESOLVE_NO_SYMLINKS)
+}
+
+fn openat2(directory: RawFd, path: &CStr, flags: c_int, mode: u32, resolve: u64) -> Sys<RawFd> {
+    let how = OpenHow { flags: (flags | libc::O_CLOEXEC) as u64, mode: u64::from(mode), resolve };
     // SAFETY: `path` ends with NUL, `how` is a struct open_how of the size given.
     check_fd(unsafe {
-        libc::syscall(libc::SYS_openat2, root, path.as_ptr(), &raw const how, size_of::<OpenHow>())
+        libc::syscall(libc::SYS_openat2, directory, path.as_ptr(), &raw const how, size_of::<OpenHow>())
     })
 }
 

@@ -92,8 +92,12 @@ impl Pods for SharedShim {
         let mut exit = process.exit.subscribe();
         let ended = exit.wait_for(Option::is_some).await.ok().and_then(|exit| exit.clone());
         let ended = ended.ok_or_else(|| TaskError::NotFound(format!("process {exec_id}")))?;
-        container.held().execs.remove(exec_id);
-        container.directory.remove_exec(exec_id);
+        let mut held = container.held();
+        // Asked by two at once, the second must not take away what has the name since.
+        if held.execs.get(exec_id).is_some_and(|known| Arc::ptr_eq(known, &process)) {
+            held.execs.remove(exec_id);
+            container.directory.remove_exec(exec_id);
+        }
         Ok(ended)
     }
 

@@ -76,7 +76,7 @@ pub(super) enum Seccomp {
 pub(super) fn of(input: &Input<'_>) -> Result<Security, BundleError> {
     let context = input.container.security_context.clone().unwrap_or_default();
     let privileged = context.privileged == Some(true);
-    let granted = capabilities(input.container);
+    let granted = capabilities(input.container)?;
     // A program that is not root gets no capability by itself: they take effect for root, and by file capabilities.
     let effective = if input.identity.uid == 0 { granted.clone() } else { Vec::new() };
     // Kubernetes leaves privilege gain possible unless it is asked not to; here it must be asked for.
@@ -94,12 +94,13 @@ pub(super) fn of(input: &Input<'_>) -> Result<Security, BundleError> {
     })
 }
 
-/// Default, plus `add`, minus `drop`; `ALL` counts in both.
-fn capabilities(container: &Container) -> Vec<String> {
+/// Default, plus `add`, minus `drop`; `ALL` counts in both. A name to add that nobody knows is refused: the container
+/// would run without what it asks for.
+fn capabilities(container: &Container) -> Result<Vec<String>, BundleError> {
     let context = container.security_context.clone().unwrap_or_default();
     let all = || DEFAULT.iter().chain(&OTHERS).map(|cap| (*cap).to_owned()).collect::<Vec<_>>();
     if context.privileged == Some(true) {
-        return all();
+        return Ok(all());
     }
     let wanted = context.capabilities.unwrap_or_default();
     let full = |name: &String| {
@@ -114,12 +115,15 @@ fn capabilities(container: &Container) -> Vec<String> {
         granted.clear();
     }
     granted.retain(|cap| !has(&drop, cap));
-    for cap in add {
-        if all().contains(&cap) && !granted.contains(&cap) {
+    for cap in add.into_iter().filter(|cap| cap != "ALL") {
+        if !all().contains(&cap) {
+            return Err(BundleError::Capability(cap));
+        }
+        if !granted.contains(&cap) {
             granted.push(cap);
         }
     }
-    granted
+    Ok(granted)
 }
 
 /// The shim's own profile, unless the container or the pod says `Unconfined`.
@@ -205,7 +209,7 @@ mod tests {
 
     fn granted(context: serde_json::Value) -> Vec<String> {
         let container = serde_json::from_value(json!({"name": "c", "securityContext": context})).unwrap();
-        capabilities(&container)
+        capabilities(&container).unwrap()
     }
 
     #[test]
@@ -221,7 +225,7 @@ mod tests {
             granted(json!({"capabilities": {"add": ["net_admin"]}})).contains(&"CAP_NET_ADMIN".to_owned())
         );
         assert!(!granted(json!({"capabilities": {"drop": ["CAP_KILL"]}})).contains(&"CAP_KILL".to_owned()));
-        assert_eq!(granted(json!({"capabilities": {"add": ["NO_SUCH"]}})).len(), 14);
+        assert_eq!(granted(json!({"capabilities": {"drop": ["NO_SUCH"]}})).len(), 14);
         assert_eq!(granted(json!({"capabilities": {"add": ["ALL"], "drop": ["SYS_ADMIN"]}})).len(), 40);
     }
 }

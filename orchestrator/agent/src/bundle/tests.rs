@@ -222,6 +222,31 @@ fn what_cannot_be_given_is_refused() {
 }
 
 #[test]
+fn settings_of_the_node_and_unknown_capabilities_are_refused() {
+    let mut case = Case::new(json!({"name": "c"}), ImageKind::Linux);
+    let sysctls = |name: &str| json!({"sysctls": [{"name": name, "value": "1"}]});
+    let with = |case: &Case, context: Value| {
+        let mut spec = serde_json::to_value(&case.pod.spec).unwrap();
+        spec["securityContext"] = context;
+        serde_json::from_value(spec).unwrap()
+    };
+    case.pod.spec = with(&case, sysctls("net/ipv4/tcp_syncookies"));
+    let linux = case.spec().unwrap().runtime_spec.linux().clone().unwrap();
+    assert_eq!(linux.sysctl().clone().unwrap()["net.ipv4.tcp_syncookies"], "1");
+    case.pod.spec = with(&case, sysctls("kernel.core_pattern"));
+    assert!(matches!(case.spec(), Err(BundleError::Sysctl(name)) if name == "kernel.core_pattern"));
+    let adds = |name: &str| {
+        let context = json!({"capabilities": {"add": [name], "drop": ["NOT_HERE"]}});
+        Case::new(json!({"name": "c", "securityContext": context}), ImageKind::Linux).spec()
+    };
+    for good in ["ALL", "NET_ADMIN", "net_admin", "CAP_NET_ADMIN", "CHOWN"] {
+        assert!(adds(good).is_ok(), "{good}");
+    }
+    let error = adds("NET_ADMlN").unwrap_err().to_string();
+    assert!(error.contains("CAP_NET_ADMlN".to_uppercase().as_str()), "{error}");
+}
+
+#[test]
 fn a_seccomp_profile_that_is_not_read_is_refused() {
     let with = |profile: Value| json!({"name": "c", "securityContext": {"seccompProfile": profile}});
     let file = json!({"type": "Localhost", "localhostProfile": "profiles/strict.json"});

@@ -386,6 +386,20 @@ fn a_deadline_ends_the_pod() {
     assert_eq!(case.actions(), [Action::BeginStop("c".into(), Why::PodEnds)]);
 }
 
+#[test]
+fn a_pod_with_a_setting_of_the_nodes_is_not_begun() {
+    let of = |name: &str| {
+        let sysctls = json!([{"name": name, "value": "|/evil"}]);
+        Case::new(json!({"containers": [{"name": "c"}], "securityContext": {"sysctls": sysctls}}))
+    };
+    let actions = of("kernel.core_pattern").actions();
+    let [Action::BeginFailure("SysctlForbidden", text), Action::Release] = &actions[..] else {
+        panic!("{actions:?}");
+    };
+    assert!(text.contains("kernel.core_pattern"), "{text}");
+    assert_eq!(of("net.ipv4.tcp_syncookies").actions(), Case::one().actions());
+}
+
 mod properties {
     use proptest::prelude::*;
 

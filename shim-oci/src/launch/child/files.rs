@@ -3,9 +3,14 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::RawFd;
 
-use super::super::plan::{Op, Overlay, Point, PointKind, Source, part};
+use super::super::plan::{Links, Op, Overlay, Point, PointKind, Source, part};
 use super::super::sys::{self, MountAttr, Sys, attr};
 use super::{Child, Report};
+
+/// What mount(2) takes for options.
+const PAGE: usize = 4096;
+/// Attributes that are the same bits as flags of mount(2).
+const FLAGS_OF_BOTH: u64 = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
 
 impl Child {
     pub(super) fn file_systems(&mut self, op: &Op) -> Sys<()> {
@@ -21,9 +26,14 @@ impl Child {
                 let mount = sys::clone_tree(libc::AT_FDCWD, path, true)?;
                 self.attach_root(mount, path)
             }
-            Op::RootMount { source, attributes, at } => {
-                let mount = self.source(source, attributes)?;
-                self.attach_root(mount, at)
+            Op::RootMount { source, attributes, at, options } => {
+                match (self.source(source, attributes), options) {
+                    (Ok(mount), _) => self.attach_root(mount, at),
+                    (Err(libc::EINVAL), Some(options)) if self.is_old_overlay() => {
+                        self.mount_overlay(at, attributes.set & FLAGS_OF_BOTH, options)
+                    }
+                    (Err(errno), _) => Err(errno),
+                }
             }
             Op::MakePoint(point) => self.make(point).map(sys::close),
             Op::Mount { source, attributes, recursive, at } => self.mount(source, attributes, recursive, at),
@@ -67,15 +77,30 @@ impl Child {
     fn root_overlay(&mut self, overlay: &Overlay, at: &CStr) -> Sys<()> {
         match self.new_overlay(overlay) {
             Ok(mount) => self.attach_root(mount, at),
-            // Kernels before 6.5 know no `lowerdir+`.
-            Err(libc::EINVAL) if self.part == part::PARAMETER => {
-                self.part = 0;
-                sys::mount(Some(c"overlay"), at, Some(c"overlay"), 0, Some(&overlay.options))?;
-                self.root = sys::open(at, libc::O_PATH | libc::O_DIRECTORY)?;
-                Ok(())
-            }
+            Err(libc::EINVAL) if self.is_old_overlay() => self.mount_overlay(at, 0, &overlay.options),
             Err(errno) => Err(errno),
         }
+    }
+
+    /// Where EINVAL means that the kernel may know no `lowerdir+` (it came with 6.7). Up to 6.6 that
+    /// parameter is refused; up to 6.4 overlayfs only collects its parameters, as many as a page holds,
+    /// and refuses at the creation. Where the reason is another one, mount(2) fails as well.
+    fn is_old_overlay(&self) -> bool {
+        self.part == part::CREATE || self.part >= part::PARAMETER
+    }
+
+    fn mount_overlay(&mut self, at: &CStr, flags: u64, options: &CStr) -> Sys<()> {
+        self.part = 0;
+        // The kernel cuts off what is beyond a page, and with it the last options.
+        if options.count_bytes() >= PAGE {
+            return Err(libc::E2BIG);
+        }
+        sys::mount(Some(c"overlay"), at, Some(c"overlay"), flags, Some(options))?;
+        if self.root >= 0 {
+            sys::close(self.root);
+        }
+        self.root = sys::open(at, libc::O_PATH | libc::O_DIRECTORY)?;
+        Ok(())
     }
 
     fn new_overlay(&mut self, overlay: &Overlay) -> Sys<RawFd> {
@@ -110,8 +135,16 @@ impl Child {
                 }
                 Ok(mount)
             }
-            Source::Bind { path, recursive } => {
-                let mount = sys::clone_tree(libc::AT_FDCWD, path, *recursive)?;
+            Source::Bind { path, recursive, links } => {
+                let mount = match links {
+                    Links::Followed => sys::clone_tree(libc::AT_FDCWD, path, *recursive)?,
+                    Links::Refused => {
+                        let place = sys::open_plain(path)?;
+                        let mount = sys::clone_tree(place, c"", *recursive);
+                        sys::close(place);
+                        mount?
+                    }
+                };
                 self.part = part::ATTRIBUTES;
                 if *attributes != MountAttr::default() {
                     sys::mount_setattr(mount, attributes, false)?;
@@ -311,7 +344,138 @@ fn base_name(path: &CStr) -> &CStr {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use catamaran_task::spec::Rootfs;
+
+    use super::super::super::capability::Sets;
+    use super::super::super::compile::{self, Parts, Stdio};
     use super::*;
+    use crate::cgroup::Joining;
+
+    fn child() -> Child {
+        Child { socket: -1, root: -1, part: 0 }
+    }
+
+    fn c(path: &Path) -> CString {
+        CString::new(path.as_os_str().as_encoded_bytes()).unwrap()
+    }
+
+    /// The bind mount of a container of ours at `/v`, compiled.
+    fn bind(source: &Path, rootfs: &Rootfs) -> Result<Source, String> {
+        let spec = serde_json::from_value(serde_json::json!({
+            "ociVersion": "1.2.0",
+            "root": {"path": "rootfs"},
+            "process": {"args": ["a"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
+            "mounts": [{"destination": "/v", "type": "bind", "source": source, "options": ["rbind"]}],
+            "linux": {"namespaces": [{"type": "mount"}]},
+        }))
+        .unwrap();
+        let parts = Parts {
+            rootfs,
+            mount_point: Path::new("/"),
+            joining: Joining::default(),
+            stdio: Stdio::default(),
+            capabilities: Sets::default(),
+            filters: Box::leak(Box::default()),
+        };
+        let plan = compile::container(&spec, parts).map_err(|e| e.to_string())?;
+        let mut mounts = plan.ops.into_iter().filter_map(|op| match op {
+            Op::Mount { source, at, .. } if at.path() == c"v" => Some(source),
+            _ => None,
+        });
+        Ok(mounts.next().unwrap())
+    }
+
+    #[test]
+    fn a_directory_that_becomes_a_link_is_not_mounted() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let (volume, other) = (root.join("volume"), root.join("volume/a/b"));
+        std::fs::create_dir_all(&other).unwrap();
+        let layers = Rootfs::Overlay { lower: vec!["/l".into()], scratch: "/s".into() };
+        let ours = bind(&other, &layers).unwrap();
+        let containerds = bind(&other, &Rootfs::Directory(root.clone())).unwrap();
+        let mount = |source: &Source| child().source(source, &MountAttr::default()).map(sys::close);
+        assert_eq!((mount(&ours), mount(&containerds)), (Ok(()), Ok(())));
+        // What a container does that may write to the volume, after its next start was compiled.
+        for part in ["a/b", "a"] {
+            let (path, aside) = (volume.join(part), volume.join("aside"));
+            std::fs::rename(&path, &aside).unwrap();
+            std::os::unix::fs::symlink(&aside, &path).unwrap();
+            assert_eq!(mount(&ours), Err(libc::ELOOP), "{part}");
+            assert_eq!(mount(&containerds), Ok(()), "{part}");
+            assert!(bind(&other, &layers).unwrap_err().contains("symbolic link"), "{part}");
+            std::fs::remove_file(&path).unwrap();
+            std::fs::rename(&aside, &path).unwrap();
+        }
+        assert_eq!(mount(&ours), Ok(()));
+    }
+
+    /// In a mount namespace of its own.
+    fn aside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                sys::unshare(libc::CLONE_NEWNS).unwrap();
+                sys::mount(None, c"/", None, libc::MS_PRIVATE | libc::MS_REC, None).unwrap();
+                work()
+            });
+            inside.join().unwrap()
+        })
+    }
+
+    #[test]
+    fn an_overlay_on_older_kernels() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        for name in ["lower", "upper", "work", "upper/inside", "at"] {
+            std::fs::create_dir_all(path(name)).unwrap();
+        }
+        std::fs::write(path("lower/file"), "below").unwrap();
+        let (at, upper) = (c(&path("at")), c(&path("upper")));
+        let options = || {
+            let of = |name| path(name).display().to_string();
+            let (lower, upper, work) = (of("lower"), of("upper"), of("work"));
+            CString::new(format!("lowerdir={lower},upperdir={upper},workdir={work}")).unwrap()
+        };
+        // EINVAL where 6.5 gives it (a layer's parameter), and where kernels before do (the creation).
+        let parameter = Overlay {
+            lower: vec![c"".into()],
+            upper: upper.clone(),
+            work: c(&path("work")),
+            options: options(),
+        };
+        let creation =
+            Overlay { lower: vec![c(&path("lower"))], work: c(&path("upper/inside")), ..parameter.clone() };
+        for (overlay, place) in [(&parameter, part::PARAMETER), (&creation, part::CREATE)] {
+            let below = aside(|| {
+                let mut child = child();
+                assert_eq!(child.new_overlay(overlay), Err(libc::EINVAL));
+                assert_eq!(child.part, place);
+                child.root_overlay(overlay, &at).unwrap();
+                assert!(child.root >= 0);
+                sys::close(child.root);
+                std::fs::read_to_string(path("at/file")).unwrap()
+            });
+            assert_eq!(below, "below");
+        }
+        // As containerd describes it: the same way back, with the flags of the mount.
+        let source = Source::New {
+            kind: c"overlay".into(),
+            parameters: vec![(c"lowerdir+".into(), Some(c"".into()))],
+        };
+        let attributes = MountAttr { set: attr::RDONLY, ..MountAttr::default() };
+        let op = Op::RootMount { source, attributes, at: at.clone(), options: Some(options()) };
+        let written = aside(|| {
+            let mut child = child();
+            child.file_systems(&op).unwrap();
+            sys::close(child.root);
+            (std::fs::read_to_string(path("at/file")).unwrap(), std::fs::write(path("at/new"), "").is_ok())
+        });
+        assert_eq!(written, ("below".to_owned(), false));
+        let long = CString::new("x".repeat(PAGE)).unwrap();
+        assert_eq!(child().mount_overlay(&at, 0, &long), Err(libc::E2BIG), "not cut short");
+    }
 
     #[test]
     fn base_names() {

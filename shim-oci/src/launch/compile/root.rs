@@ -7,7 +7,7 @@ use catamaran_task::spec::{RootMount, Rootfs};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Mount, Spec};
 
 use super::super::mounts::{self, Bind, MountOptions};
-use super::super::plan::{Op, Overlay, Point, PointKind, Source};
+use super::super::plan::{Links, Op, Overlay, Point, PointKind, Source};
 use super::super::process::{Invalid, c_string, invalid};
 use super::super::sys::{MountAttr, attr};
 use super::Builder;
@@ -122,13 +122,13 @@ impl Builder {
 
     fn bind(&mut self, mount: &Mount, mut options: MountOptions, destination: &str) -> Result<(), Invalid> {
         let Some(path) = mount.source().as_ref() else { return invalid("a bind mount needs a source") };
-        let about = std::fs::metadata(path).map_err(|e| Invalid(format!("{}: {e}", path.display())))?;
+        let about = look_at(path, self.links).map_err(|e| Invalid(format!("{}: {e}", path.display())))?;
         let kind = if about.is_dir() { PointKind::Directory } else { PointKind::File };
         if !options.has_propagation() {
             options.recursive.propagation = libc::MS_PRIVATE;
         }
         let recursive = options.bind == Bind::WithAllBelow;
-        let source = Source::Bind { path: path_string(path)?, recursive };
+        let source = Source::Bind { path: path_string(path)?, recursive, links: self.links };
         let at = point(destination, kind)?;
         self.push(Op::Mount { source, attributes: options.own, recursive: options.recursive, at });
         Ok(())
@@ -148,7 +148,8 @@ impl Builder {
         let private = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
         let bind = |name: &str, path: &Path| -> Result<Op, Invalid> {
             let at = if name.is_empty() { destination.to_owned() } else { format!("{destination}/{name}") };
-            let source = Source::Bind { path: path_string(path)?, recursive: false };
+            let path = path_string(path)?;
+            let source = Source::Bind { path, recursive: false, links: Links::Followed };
             Ok(Op::Mount { source, attributes, recursive: private, at: point(&at, PointKind::Directory)? })
         };
         if let [(name, path)] = cgroups
@@ -174,7 +175,7 @@ impl Builder {
     }
 
     fn bind_sysfs(&mut self, destination: &str, options: &MountOptions) -> Result<(), Invalid> {
-        let source = Source::Bind { path: c"/sys".into(), recursive: true };
+        let source = Source::Bind { path: c"/sys".into(), recursive: true, links: Links::Followed };
         let recursive = MountAttr { set: options.own.set, propagation: libc::MS_SLAVE, ..options.own };
         let at = point(destination, PointKind::Directory)?;
         self.push(Op::Mount { source, attributes: MountAttr::default(), recursive, at });
@@ -283,6 +284,18 @@ pub(super) fn point(path: &str, kind: PointKind) -> Result<Point, Invalid> {
     Ok(Point { steps, kind, plain: false })
 }
 
+fn look_at(path: &Path, links: Links) -> std::io::Result<std::fs::Metadata> {
+    use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+    if links == Links::Followed {
+        return std::fs::metadata(path);
+    }
+    match openat2(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+        Ok(place) => std::fs::File::from(place).metadata(),
+        Err(rustix::io::Errno::LOOP) => Err(std::io::Error::other("a symbolic link lies on the way")),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
 fn path_string(path: &Path) -> Result<CString, Invalid> {
     c_string("the path", path.as_os_str().as_encoded_bytes())
 }
@@ -311,16 +324,31 @@ fn escape(path: &str) -> String {
 
 fn root_mount(mount: &RootMount, at: &CString) -> Result<Op, Invalid> {
     let options = mounts::parse(mount.options.iter().map(String::as_str)).map_err(Invalid)?;
+    let mut classic = None;
     let source = if options.bind != Bind::No || mount.kind == "bind" {
         Source::Bind {
             path: c_string("the source", mount.source.as_str())?,
             recursive: options.bind == Bind::WithAllBelow,
+            links: Links::Followed,
         }
     } else {
         let kind = c_string("the type", mount.kind.as_str())?;
+        if mount.kind == "overlay" {
+            classic = Some(classic_options(&options.parameters)?);
+        }
         Source::New { kind, parameters: root_parameters(mount, options.parameters)? }
     };
-    Ok(Op::RootMount { source, attributes: options.own, at: at.clone() })
+    Ok(Op::RootMount { source, attributes: options.own, at: at.clone(), options: classic })
+}
+
+/// Parameters as mount(2) takes them.
+fn classic_options(parameters: &[(CString, Option<CString>)]) -> Result<CString, Invalid> {
+    let text = |(key, value): &(CString, Option<CString>)| match value {
+        Some(value) => [key.as_bytes(), b"=", value.as_bytes()].concat(),
+        None => key.as_bytes().to_vec(),
+    };
+    let options: Vec<Vec<u8>> = parameters.iter().map(text).collect();
+    c_string("the overlay", options.join(&b","[..]))
 }
 
 /// Layers one by one: a list of them may be longer than one parameter can be.
@@ -361,6 +389,22 @@ mod tests {
         for bad in ["", "/", "/.", "/a/../b", ".."] {
             assert!(point(bad, PointKind::File).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn containerds_overlay_in_the_words_of_both_calls() {
+        let mount = RootMount {
+            kind: "overlay".into(),
+            source: "overlay".into(),
+            options: ["lowerdir=/a:/b", "upperdir=/u", "ro", "volatile"].map(String::from).to_vec(),
+        };
+        let Ok(Op::RootMount { source, attributes, options, .. }) = root_mount(&mount, &c"/at".into()) else {
+            panic!("no mount of the root");
+        };
+        assert_eq!(options.as_deref(), Some(c"lowerdir=/a:/b,upperdir=/u,volatile"));
+        assert_eq!(attributes.set, attr::RDONLY);
+        let Source::New { parameters, .. } = source else { panic!("no new file system") };
+        assert_eq!(parameters.iter().filter(|(key, _)| key.as_c_str() == c"lowerdir+").count(), 2);
     }
 
     #[test]
