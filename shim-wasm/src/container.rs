@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,6 +10,8 @@ use catamaran_task::pods::TaskError;
 use catamaran_task::spec::{ContainerSpec, WasmSpec};
 use catamaran_task::status::{ContainerStats, ContainerStatus, Exit, ExitReason, State};
 use oci_spec::runtime::{LinuxResources, Mount, Spec};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -377,14 +380,14 @@ fn preopen(mount: &Mount) -> Result<Option<Preopen>, TaskError> {
     let Some(host) = mount.source().clone() else {
         return Err(TaskError::InvalidArgument(format!("the bind mount at {guest} has no source")));
     };
-    if !is_directory(&host, &guest)? {
+    let Some(dir) = open_directory(&host, &guest)? else {
         tracing::debug!(%guest, "a mount of a file is not visible to a wasm container");
         return Ok(None);
-    }
+    };
     let options = mount.options().as_deref().unwrap_or_default();
     let read_only = options.iter().any(|option| option == "ro");
     let perms = if read_only { Access::ReadOnly } else { Access::ReadWrite };
-    Ok(Some(Preopen { host, guest, perms }))
+    Ok(Some(Preopen { host, dir: Arc::new(dir), guest, perms }))
 }
 
 /// WASI has no working directory: libraries take relative paths from the directory preopened as `.`. A working
@@ -395,10 +398,15 @@ fn working_directory(cwd: &str, preopens: &[Preopen]) -> Option<Preopen> {
     Some(Preopen { guest: ".".to_owned(), ..mount.clone() })
 }
 
-fn is_directory(host: &Path, guest: &str) -> Result<bool, TaskError> {
-    std::fs::metadata(host)
-        .map(|metadata| metadata.is_dir())
-        .map_err(|e| failed(&format!("mount {} at {guest}", host.display()), &e))
+/// Opens a mount's source if it is a directory. The caller resolved its path: a symbolic link in it now is the work of
+/// a pod that shares the volume, and is not followed.
+fn open_directory(host: &Path, guest: &str) -> Result<Option<OwnedFd>, TaskError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match openat2(CWD, host, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+        Ok(dir) => Ok(Some(dir)),
+        Err(Errno::NOTDIR) => Ok(None),
+        Err(e) => Err(failed(&format!("mount {} at {guest}", host.display()), &e)),
+    }
 }
 
 #[cfg(test)]
@@ -407,22 +415,37 @@ mod tests {
 
     #[test]
     fn a_working_directory_is_a_mount_or_nothing() {
+        let dir = Arc::new(OwnedFd::from(std::fs::File::open("/").unwrap()));
         let mount = |guest: &str| Preopen {
             host: format!("/volumes{guest}").into(),
+            dir: Arc::clone(&dir),
             guest: guest.to_owned(),
             perms: Access::ReadOnly,
         };
         let mounts = [mount("/conf"), mount("/data/")];
-        for (cwd, host) in [
+        let rows = [
             ("/conf", Some("/volumes/conf")),
             ("/data", Some("/volumes/data/")),
             ("/conf/x", None),
             ("/", None),
-        ] {
-            let found = working_directory(cwd, &mounts);
-            let expected =
-                host.map(|host| Preopen { host: host.into(), guest: ".".into(), perms: Access::ReadOnly });
-            assert_eq!(found, expected, "{cwd}");
+        ];
+        for (cwd, host) in rows {
+            let found = working_directory(cwd, &mounts).map(|found| (found.guest, found.host));
+            assert_eq!(found, host.map(|host| (".".to_owned(), host.into())), "{cwd}");
         }
+    }
+
+    #[test]
+    fn a_volume_is_opened_without_following_links() {
+        let here = tempfile::tempdir().unwrap();
+        let (real, link, file) =
+            (here.path().join("real"), here.path().join("link"), here.path().join("file"));
+        std::fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        std::fs::write(&file, "").unwrap();
+        assert!(open_directory(&real, "/v").unwrap().is_some());
+        assert!(open_directory(&file, "/v").unwrap().is_none());
+        assert!(open_directory(&link, "/v").is_err());
+        assert!(open_directory(&link.join("below"), "/v").is_err());
     }
 }

@@ -1,5 +1,6 @@
 //! What a store holds for one instance, and how it is made from what the container was given.
 
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -28,9 +29,12 @@ const MAX_FIELDS: usize = 64 << 10;
 const MAX_RANDOM: u64 = 1 << 20;
 
 /// A directory of the node that a guest sees.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Preopen {
+    /// Its path, for messages.
     pub(crate) host: PathBuf,
+    /// The directory itself, opened once: a path could lead elsewhere by the time that an instance opens it.
+    pub(crate) dir: Arc<OwnedFd>,
     pub(crate) guest: String,
     pub(crate) perms: Access,
 }
@@ -134,7 +138,8 @@ impl GuestTemplate {
                 Access::ReadOnly => FsPerms::ReadOnly,
                 Access::ReadWrite => FsPerms::ReadWrite,
             };
-            wasi.preopened_dir(&preopen.host, &preopen.guest, perms).map_err(|e| {
+            let dir = format!("/proc/self/fd/{}", preopen.dir.as_raw_fd());
+            wasi.preopened_dir(dir, &preopen.guest, perms).map_err(|e| {
                 e.context(format!("open the volume {} for the guest", preopen.host.display()))
             })?;
         }
