@@ -2,6 +2,9 @@
 //! played by a task that says what a kubelet would say.
 #![allow(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
+mod cronjobs;
+mod daemonsets;
+mod jobs;
 mod world;
 
 use std::collections::HashSet;

@@ -7,6 +7,9 @@
 //! | --- | --- |
 //! | `deployment` | ReplicaSets from Deployments |
 //! | `replicaset` | Pods from ReplicaSets |
+//! | `daemonset` | Pods, one on each node, from DaemonSets |
+//! | `job` | Pods that run to their end from Jobs, and removes Jobs whose time after their end has passed |
+//! | `cronjob` | Jobs from CronJobs, at their times |
 //! | `endpoints` | EndpointSlices and Endpoints from Services and Pods |
 //! | `namespace` | nothing, out of Namespaces that are to be deleted |
 //! | `service_account` | a ServiceAccount and the certificate authority in each Namespace |
@@ -16,14 +19,22 @@
 
 mod caches;
 mod claim;
+mod cronjob;
+mod daemonset;
 mod deployment;
 mod discovery;
 mod endpoints;
+mod fraction;
 mod garbage;
+mod hash;
+mod history;
+mod job;
 mod namespace;
 mod node;
+mod own;
 mod pod;
 mod pod_garbage;
+mod rank;
 mod replicaset;
 mod service_account;
 mod write;
@@ -85,8 +96,13 @@ async fn run_all(client: Client, config: Config, stop: BoxFuture<'static, ()>) -
     };
     let deployments = recorder("deployment-controller", &mut tasks);
     let replica_sets = recorder("replicaset-controller", &mut tasks);
+    let jobs = recorder("job-controller", &mut tasks);
+    let cron_jobs = recorder("cronjob-controller", &mut tasks);
+    let daemon_sets = recorder("daemonset-controller", &mut tasks);
     let nodes = recorder("node-controller", &mut tasks);
     let caches = caches::Caches::start(&client, &mut tasks);
+    let cron_cache = cronjob::cache(&client, &mut tasks);
+    let daemon_cache = daemonset::cache(&client, &mut tasks);
     let leases = node::leases(&client, &mut tasks);
     let own = service_account::OwnCaches::start(&client, &mut tasks);
     let shared = || (client.clone(), caches.clone());
@@ -95,6 +111,14 @@ async fn run_all(client: Client, config: Config, stop: BoxFuture<'static, ()>) -
     tasks.spawn("deployment", deployment::run(c, all, deployments));
     let (c, all) = shared();
     tasks.spawn("replicaset", replicaset::run(c, all, replica_sets));
+    let (c, all) = shared();
+    tasks.spawn("job", job::run(c, all, jobs));
+    let (c, all) = shared();
+    tasks.spawn("ttlafterfinished", job::ttl::run(c, all));
+    let (c, all) = shared();
+    tasks.spawn("cronjob", cronjob::run(c, all, cron_cache, cron_jobs));
+    let (c, all) = shared();
+    tasks.spawn("daemonset", daemonset::run(c, all, daemon_cache, daemon_sets));
     let (c, all) = shared();
     tasks.spawn("endpoints", endpoints::run(c, all));
     let (c, all) = shared();

@@ -7,7 +7,6 @@
 
 mod apply;
 mod plan;
-mod rank;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -7,8 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::rank;
 use crate::pod::Pod;
+use crate::rank;
 use catamaran_client::object;
 
 /// Pods created or deleted in one pass at most.
