@@ -5,6 +5,8 @@
 mod cronjobs;
 mod daemonsets;
 mod jobs;
+mod replicationcontrollers;
+mod statefulsets;
 mod world;
 
 use std::collections::HashSet;

@@ -1,6 +1,6 @@
 //! The caches that several controllers read, each watched once.
 
-use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -31,6 +31,7 @@ pub(crate) struct Caches {
     pub(crate) revisions: Cache<ControllerRevision>,
     /// By the uid of their controller.
     pub(crate) revisions_by_owner: Index<ControllerRevision, String>,
+    pub(crate) stateful_sets: Cache<StatefulSet>,
     pub(crate) jobs: Cache<Job>,
     /// By the uid of their controller.
     pub(crate) jobs_by_owner: Index<Job, String>,
@@ -42,8 +43,6 @@ pub(crate) struct Caches {
     pub(crate) pods_by_owner: Index<Pod, String>,
     /// Those without a controller, by namespace and each of their labels, and by namespace alone ([`any`]).
     pub(crate) orphan_pods: Index<Pod, LabelKey>,
-    /// By namespace and the first label of their selector, or by namespace alone ([`any`]) if it names none.
-    pub(crate) sets_by_label: Index<ReplicaSet, LabelKey>,
     /// By namespace and each of their labels.
     pub(crate) pods_by_label: Index<Pod, LabelKey>,
     /// By the node they are bound to; an empty name for those that are bound to none.
@@ -73,7 +72,6 @@ impl Caches {
                     label_keys(&pod.metadata).for_each(add);
                 }
             }),
-            sets_by_label: replica_sets.index(|set: &ReplicaSet, add| add(selector_key(set))),
             pods_by_label: pods.index(|pod: &Pod, add| {
                 for (key, value) in pod.metadata.labels.iter().flatten() {
                     add((object::namespace(&pod.metadata).to_owned(), key.clone(), value.clone()));
@@ -96,6 +94,7 @@ impl Caches {
             nodes: all(client),
             revisions_by_owner: by_owner(&revisions),
             revisions,
+            stateful_sets: all(client),
             jobs_by_owner: by_owner(&jobs),
             jobs,
             replica_sets,
@@ -116,6 +115,7 @@ impl Caches {
         tasks.spawn("cache of endpoints", self.endpoints.clone().run());
         tasks.spawn("cache of namespaces", self.namespaces.clone().run());
         tasks.spawn("cache of controllerrevisions", self.revisions.clone().run());
+        tasks.spawn("cache of statefulsets", self.stateful_sets.clone().run());
         tasks.spawn("cache of jobs", self.jobs.clone().run());
         tasks.spawn("cache of nodes", self.nodes.clone().run());
     }
@@ -158,12 +158,6 @@ pub(crate) fn label_keys(meta: &ObjectMeta) -> impl Iterator<Item = LabelKey> + 
     let namespace = object::namespace(meta);
     let labels = meta.labels.iter().flatten();
     labels.map(|(key, value)| (namespace.to_owned(), key.clone(), value.clone())).chain([any(namespace)])
-}
-
-/// A key that every pod has which the ReplicaSet selects.
-pub(crate) fn selector_key(set: &ReplicaSet) -> LabelKey {
-    let namespace = object::namespace(&set.metadata);
-    set.spec.as_ref().map_or_else(|| any(namespace), |spec| selected_key(namespace, &spec.selector))
 }
 
 /// A key that every pod of the namespace has which `selector` selects.

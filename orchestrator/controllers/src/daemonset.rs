@@ -10,6 +10,7 @@ mod template;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +28,7 @@ use catamaran_client::{Cache, Change, Key, Outcome, Queue, Recorder, Tasks, obje
 
 use crate::caches::{self, Caches};
 use crate::history::{Current, History, HistoryError, REVISION_LABEL, hash_of};
-use crate::own::{CACHE_PATIENCE, OwnError, OwnPods, OwnerKind, wake_owners};
+use crate::own::{CACHE_PATIENCE, OwnError, OwnPods, OwnerKind, Wording, wake_owners};
 use crate::pod::Pod;
 use crate::write::{Written, status_patch};
 use backoff::BackOff;
@@ -36,7 +37,8 @@ use plan::{Observed, Plan};
 /// Keys that are worked on at a time.
 const WORKERS: usize = 8;
 
-const KIND: OwnerKind = OwnerKind { api_version: "apps/v1", kind: "DaemonSet", finalizer: None };
+const KIND: OwnerKind =
+    OwnerKind { api_version: "apps/v1", kind: "DaemonSet", finalizer: None, wording: Wording::Plain };
 
 /// Why a DaemonSet could not be brought further.
 #[derive(Debug, thiserror::Error)]
@@ -84,8 +86,8 @@ pub(crate) async fn run(client: Client, caches: Caches, sets: Cache<DaemonSet>, 
     runner::run("daemonset", queue, WORKERS, move |key| reconcile(Arc::clone(&context), key)).await;
 }
 
-fn selector(set: &DaemonSet) -> Option<&LabelSelector> {
-    set.spec.as_ref().map(|spec| &spec.selector)
+fn selector(set: &DaemonSet) -> Option<Cow<'_, LabelSelector>> {
+    set.spec.as_ref().map(|spec| Cow::Borrowed(&spec.selector))
 }
 
 /// Wakes a DaemonSet when it or one of its pods changes, and all of them when a node does.
@@ -128,7 +130,7 @@ async fn reconcile(context: Arc<Context>, key: Key) -> Result<Outcome, DaemonSet
         return Ok(Outcome::Done);
     };
     let Some(spec) = &set.spec else { return Ok(Outcome::Done) };
-    let Some(pods) = context.own.observe(&key, &set.metadata, &spec.selector, |_| true).await? else {
+    let Some(pods) = context.own.observe(&key, &set.metadata, &spec.selector, &|_| true).await? else {
         return Ok(Outcome::After(CACHE_PATIENCE));
     };
     let Some((current, revisions)) = history(&context, &key, &set).await? else {

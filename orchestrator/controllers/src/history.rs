@@ -275,7 +275,12 @@ fn old<'a>(
 mod tests {
     use super::*;
 
-    const KIND: OwnerKind = OwnerKind { api_version: "apps/v1", kind: "DaemonSet", finalizer: None };
+    const KIND: OwnerKind = OwnerKind {
+        api_version: "apps/v1",
+        kind: "DaemonSet",
+        finalizer: None,
+        wording: crate::own::Wording::Plain,
+    };
 
     fn template(image: &str) -> PodTemplateSpec {
         serde_json::from_value(json!({"metadata": {"labels": {"app": "web"}},

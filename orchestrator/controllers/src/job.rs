@@ -17,6 +17,7 @@ mod tests;
 pub(crate) mod ttl;
 mod view;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ use tracing::debug;
 use catamaran_client::{Key, Outcome, Queue, Recorder, runner};
 
 use crate::caches::Caches;
-use crate::own::{CACHE_PATIENCE, OwnError, OwnPods, OwnerKind, wake_owners};
+use crate::own::{CACHE_PATIENCE, OwnError, OwnPods, OwnerKind, Wording, wake_owners};
 use crate::write::Written;
 
 pub(crate) use view::finished;
@@ -37,7 +38,12 @@ pub(crate) use view::finished;
 /// Keys that are worked on at a time.
 const WORKERS: usize = 16;
 
-const KIND: OwnerKind = OwnerKind { api_version: "batch/v1", kind: "Job", finalizer: Some(view::FINALIZER) };
+const KIND: OwnerKind = OwnerKind {
+    api_version: "batch/v1",
+    kind: "Job",
+    finalizer: Some(view::FINALIZER),
+    wording: Wording::Plain,
+};
 
 /// Why a Job could not be brought further.
 #[derive(Debug, thiserror::Error)]
@@ -80,8 +86,8 @@ pub(crate) async fn run(client: Client, caches: Caches, recorder: Recorder) {
     futures::join!(released, counted);
 }
 
-fn selector(job: &Job) -> Option<&LabelSelector> {
-    job.spec.as_ref().and_then(|spec| spec.selector.as_ref())
+fn selector(job: &Job) -> Option<Cow<'_, LabelSelector>> {
+    job.spec.as_ref().and_then(|spec| spec.selector.as_ref()).map(Cow::Borrowed)
 }
 
 /// Is the Job left to somebody else?
@@ -101,7 +107,7 @@ async fn reconcile(context: Arc<Context>, key: Key) -> Result<Outcome, JobError>
         return Ok(Outcome::Done);
     };
     let Some(selector) = selector(&job).filter(|_| !is_foreign(&job)) else { return Ok(Outcome::Done) };
-    let Some(pods) = context.own.observe(&key, &job.metadata, selector, |_| true).await? else {
+    let Some(pods) = context.own.observe(&key, &job.metadata, &selector, &|_| true).await? else {
         return Ok(Outcome::After(CACHE_PATIENCE));
     };
     let observed = plan::Observed { job: &job, pods: &pods, now: Timestamp::now() };

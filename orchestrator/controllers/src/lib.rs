@@ -6,7 +6,8 @@
 //! | controller | makes |
 //! | --- | --- |
 //! | `deployment` | ReplicaSets from Deployments |
-//! | `replicaset` | Pods from ReplicaSets |
+//! | `replicaset` | Pods from ReplicaSets and ReplicationControllers |
+//! | `statefulset` | Pods with a name and volumes of their own from StatefulSets |
 //! | `daemonset` | Pods, one on each node, from DaemonSets |
 //! | `job` | Pods that run to their end from Jobs, and removes Jobs whose time after their end has passed |
 //! | `cronjob` | Jobs from CronJobs, at their times |
@@ -37,6 +38,7 @@ mod pod_garbage;
 mod rank;
 mod replicaset;
 mod service_account;
+mod statefulset;
 mod write;
 
 use std::future::Future;
@@ -99,10 +101,14 @@ async fn run_all(client: Client, config: Config, stop: BoxFuture<'static, ()>) -
     let jobs = recorder("job-controller", &mut tasks);
     let cron_jobs = recorder("cronjob-controller", &mut tasks);
     let daemon_sets = recorder("daemonset-controller", &mut tasks);
+    let stateful_sets = recorder("statefulset-controller", &mut tasks);
+    let replication_controllers = recorder("replication-controller", &mut tasks);
     let nodes = recorder("node-controller", &mut tasks);
     let caches = caches::Caches::start(&client, &mut tasks);
     let cron_cache = cronjob::cache(&client, &mut tasks);
     let daemon_cache = daemonset::cache(&client, &mut tasks);
+    let claims = statefulset::claims(&client, &mut tasks);
+    let rc_cache = replicaset::controllers(&client, &mut tasks);
     let leases = node::leases(&client, &mut tasks);
     let own = service_account::OwnCaches::start(&client, &mut tasks);
     let shared = || (client.clone(), caches.clone());
@@ -110,7 +116,10 @@ async fn run_all(client: Client, config: Config, stop: BoxFuture<'static, ()>) -
     let (c, all) = shared();
     tasks.spawn("deployment", deployment::run(c, all, deployments));
     let (c, all) = shared();
-    tasks.spawn("replicaset", replicaset::run(c, all, replica_sets));
+    let sets = all.replica_sets.clone();
+    tasks.spawn("replicaset", replicaset::run(c, all, sets, replica_sets));
+    let (c, all) = shared();
+    tasks.spawn("replicationcontroller", replicaset::run(c, all, rc_cache, replication_controllers));
     let (c, all) = shared();
     tasks.spawn("job", job::run(c, all, jobs));
     let (c, all) = shared();
@@ -119,6 +128,8 @@ async fn run_all(client: Client, config: Config, stop: BoxFuture<'static, ()>) -
     tasks.spawn("cronjob", cronjob::run(c, all, cron_cache, cron_jobs));
     let (c, all) = shared();
     tasks.spawn("daemonset", daemonset::run(c, all, daemon_cache, daemon_sets));
+    let (c, all) = shared();
+    tasks.spawn("statefulset", statefulset::run(c, all, claims, stateful_sets));
     let (c, all) = shared();
     tasks.spawn("endpoints", endpoints::run(c, all));
     let (c, all) = shared();

@@ -6,6 +6,7 @@
 mod batch;
 mod leaving;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,12 +20,12 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use catamaran_client::cache::Cached;
-use catamaran_client::{Cache, Change, Key, Queue, Recorder, object};
+use catamaran_client::{Cache, Change, Index, Key, Queue, Recorder, object};
 
 pub(crate) use batch::Done;
 use leaving::Leaving;
 
-use crate::caches::{Caches, selected_key};
+use crate::caches::{Caches, LabelKey, label_keys, selected_key};
 use crate::claim::{Claim, adopt_patch, claim, release_patch, selector_of};
 use crate::pod::Pod;
 use crate::write::Written;
@@ -90,6 +91,17 @@ pub(crate) struct OwnerKind {
     pub(crate) kind: &'static str,
     /// A finalizer that each of its pods has until its end is counted.
     pub(crate) finalizer: Option<&'static str>,
+    /// How its events name a pod.
+    pub(crate) wording: Wording,
+}
+
+/// The two ways in which Kubernetes' controllers speak of a pod that was made or deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wording {
+    /// `Created pod: web-1`
+    Plain,
+    /// `create Pod web-1 in StatefulSet web successful`
+    InOwner,
 }
 
 impl OwnerKind {
@@ -139,7 +151,7 @@ impl OwnPods {
         key: &Key,
         owner: &ObjectMeta,
         selector: &LabelSelector,
-        wanted: fn(&Pod) -> bool,
+        wanted: &(dyn Fn(&Pod) -> bool + Sync),
     ) -> Result<Option<Vec<Arc<Pod>>>, OwnError> {
         let Some(parsed) = selector_of(selector) else { return Ok(Some(Vec::new())) };
         let now = Instant::now();
@@ -237,6 +249,17 @@ impl OwnPods {
         Ok(patched)
     }
 
+    /// What an event says about something that was done to a pod.
+    fn success_text(&self, verb: Verb, pod: &str, owner: &ObjectMeta) -> String {
+        let (kind, owner) = (self.kind.kind, object::name(owner));
+        match (self.kind.wording, verb) {
+            (Wording::Plain, Verb::Create) => format!("Created pod: {pod}"),
+            (Wording::Plain, Verb::Delete) => format!("Deleted pod: {pod}"),
+            (Wording::InOwner, Verb::Create) => format!("create Pod {pod} in {kind} {owner} successful"),
+            (Wording::InOwner, Verb::Delete) => format!("delete Pod {pod} in {kind} {owner} successful"),
+        }
+    }
+
     /// Forgets an owner that is gone.
     pub(crate) fn forget(&self, key: &Key) {
         self.written.forget(key);
@@ -244,17 +267,32 @@ impl OwnPods {
     }
 }
 
+/// What was done to a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verb {
+    Create,
+    Delete,
+}
+
 /// The directive of a strategic merge patch that takes values out of `metadata.finalizers`.
 pub(crate) const WITHOUT_FINALIZERS: &str = "$deleteFromPrimitiveList/finalizers";
+
+/// The selector of an owner.
+pub(crate) type SelectorOf<T> = fn(&T) -> Option<Cow<'_, LabelSelector>>;
 
 /// Wakes an owner when one of its pods changes, or a pod that it may adopt.
 pub(crate) fn wake_owners<T: Cached>(
     own: &OwnPods,
     owners: &Cache<T>,
-    selector: fn(&T) -> Option<&LabelSelector>,
+    selector: SelectorOf<T>,
     queue: &Queue<Key>,
 ) {
-    let (owners, queue, kind) = (owners.clone(), queue.clone(), own.kind.kind);
+    let by_label = owners.index(move |owner: &T, add| {
+        if let Some(selector) = selector(owner) {
+            add(selected_key(object::namespace(owner.meta()), &selector));
+        }
+    });
+    let (queue, kind) = (queue.clone(), own.kind.kind);
     own.caches.pods.on_change(move |change: &Change<'_, Pod>| {
         for pod in change.states() {
             match object::controller_of(&pod.metadata) {
@@ -262,7 +300,7 @@ pub(crate) fn wake_owners<T: Cached>(
                     queue.add(Key::new(object::namespace(&pod.metadata), owner.name.as_str()));
                 }
                 Some(_) => {}
-                None => wake_matching(&owners, selector, &queue, pod),
+                None => wake_matching(&by_label, selector, &queue, pod),
             }
         }
     });
@@ -270,20 +308,18 @@ pub(crate) fn wake_owners<T: Cached>(
 
 /// An orphan may belong to any owner of its namespace that selects it.
 fn wake_matching<T: Cached>(
-    owners: &Cache<T>,
-    selector: fn(&T) -> Option<&LabelSelector>,
+    owners: &Index<T, LabelKey>,
+    selector: SelectorOf<T>,
     queue: &Queue<Key>,
     pod: &Pod,
 ) {
-    let Some(labels) = pod.metadata.labels.as_ref().filter(|_| !pod.is_terminating()) else { return };
-    owners.for_each(|key, owner| {
-        let selects = |selector: Selector| selector.matches(labels);
-        if key.namespace == object::namespace(&pod.metadata)
-            && selector(owner).and_then(selector_of).is_some_and(selects)
-        {
-            queue.add(key.clone());
+    let Some(labels) = pod.metadata.labels.as_ref().filter(|_| pod.is_active()) else { return };
+    for owner in label_keys(&pod.metadata).flat_map(|key| owners.get(&key)) {
+        let parsed = selector(&owner).and_then(|selector| selector_of(&selector));
+        if parsed.is_some_and(|selector| selector.matches(labels)) {
+            queue.add(Key::of(&*owner));
         }
-    });
+    }
 }
 
 /// The metadata of a pod made of a template: its labels, annotations and finalizers, owned by `owner`.

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use catamaran_client::error::{Chain, is_already_exists, is_answer, is_namespace_terminating, is_not_found};
 use catamaran_client::{EventType, Key, object};
 
-use super::{Failure, OwnPods};
+use super::{Failure, OwnPods, Verb};
 use crate::pod::Pod;
 
 /// Requests under way at a time for one owner.
@@ -84,7 +84,7 @@ impl OwnPods {
             Ok(pod) => {
                 done.count += 1;
                 self.written.note(key, pod.metadata.resource_version.parse().unwrap_or(0));
-                let message = format!("Created pod: {}", pod.metadata.name);
+                let message = self.success_text(Verb::Create, &pod.metadata.name, owner.meta());
                 self.recorder.event(owner, EventType::Normal, "SuccessfulCreate", message);
             }
             // The namespace takes its pods with it.
@@ -125,7 +125,8 @@ impl OwnPods {
                     done.count += 1;
                     self.note_deletion(&pod);
                     if result.is_ok() {
-                        let message = format!("Deleted pod: {}", object::name(&pod.metadata));
+                        let name = object::name(&pod.metadata);
+                        let message = self.success_text(Verb::Delete, name, owner.meta());
                         self.recorder.event(owner, EventType::Normal, "SuccessfulDelete", message);
                     }
                 }
