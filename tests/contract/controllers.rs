@@ -4,6 +4,7 @@
 
 mod cronjobs;
 mod daemonsets;
+mod disruption;
 mod jobs;
 mod replicationcontrollers;
 mod statefulsets;
