@@ -2,6 +2,12 @@
 //! played by a task that says what a kubelet would say.
 #![allow(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
+mod cronjobs;
+mod daemonsets;
+mod disruption;
+mod jobs;
+mod replicationcontrollers;
+mod statefulsets;
 mod world;
 
 use std::collections::HashSet;

@@ -1,9 +1,10 @@
 //! The caches that several controllers read, each watched once.
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::api::Api;
 use kube::runtime::watcher;
 use kube::{Client, Resource};
@@ -27,6 +28,13 @@ pub(crate) struct Caches {
     pub(crate) endpoints: Cache<Endpoints>,
     pub(crate) namespaces: Cache<Namespace>,
     pub(crate) nodes: Cache<Node>,
+    pub(crate) revisions: Cache<ControllerRevision>,
+    /// By the uid of their controller.
+    pub(crate) revisions_by_owner: Index<ControllerRevision, String>,
+    pub(crate) stateful_sets: Cache<StatefulSet>,
+    pub(crate) jobs: Cache<Job>,
+    /// By the uid of their controller.
+    pub(crate) jobs_by_owner: Index<Job, String>,
     /// By the uid of their controller.
     pub(crate) sets_by_owner: Index<ReplicaSet, String>,
     /// Those without a controller, by namespace.
@@ -35,8 +43,6 @@ pub(crate) struct Caches {
     pub(crate) pods_by_owner: Index<Pod, String>,
     /// Those without a controller, by namespace and each of their labels, and by namespace alone ([`any`]).
     pub(crate) orphan_pods: Index<Pod, LabelKey>,
-    /// By namespace and the first label of their selector, or by namespace alone ([`any`]) if it names none.
-    pub(crate) sets_by_label: Index<ReplicaSet, LabelKey>,
     /// By namespace and each of their labels.
     pub(crate) pods_by_label: Index<Pod, LabelKey>,
     /// By the node they are bound to; an empty name for those that are bound to none.
@@ -55,6 +61,8 @@ impl Caches {
         let replica_sets = all(client);
         let services = all(client);
         let slices = all(client);
+        let jobs = all(client);
+        let revisions = all(client);
         let caches = Self {
             sets_by_owner: by_owner(&replica_sets),
             orphan_sets: orphans(&replica_sets),
@@ -64,7 +72,6 @@ impl Caches {
                     label_keys(&pod.metadata).for_each(add);
                 }
             }),
-            sets_by_label: replica_sets.index(|set: &ReplicaSet, add| add(selector_key(set))),
             pods_by_label: pods.index(|pod: &Pod, add| {
                 for (key, value) in pod.metadata.labels.iter().flatten() {
                     add((object::namespace(&pod.metadata).to_owned(), key.clone(), value.clone()));
@@ -85,6 +92,11 @@ impl Caches {
             endpoints: all(client),
             namespaces: all(client),
             nodes: all(client),
+            revisions_by_owner: by_owner(&revisions),
+            revisions,
+            stateful_sets: all(client),
+            jobs_by_owner: by_owner(&jobs),
+            jobs,
             replica_sets,
             pods,
             services,
@@ -102,6 +114,9 @@ impl Caches {
         tasks.spawn("cache of endpointslices", self.slices.clone().run());
         tasks.spawn("cache of endpoints", self.endpoints.clone().run());
         tasks.spawn("cache of namespaces", self.namespaces.clone().run());
+        tasks.spawn("cache of controllerrevisions", self.revisions.clone().run());
+        tasks.spawn("cache of statefulsets", self.stateful_sets.clone().run());
+        tasks.spawn("cache of jobs", self.jobs.clone().run());
         tasks.spawn("cache of nodes", self.nodes.clone().run());
     }
 }
@@ -115,7 +130,8 @@ pub(crate) fn selector(service: &Service) -> Option<&std::collections::BTreeMap<
     spec.selector.as_ref().filter(|selector| !selector.is_empty())
 }
 
-fn all<T>(client: &Client) -> Cache<T>
+/// A cache of all objects of a kind, without what no controller reads.
+pub(crate) fn all<T>(client: &Client) -> Cache<T>
 where
     T: Cached + Resource<DynamicType = ()>,
 {
@@ -124,7 +140,7 @@ where
     })
 }
 
-fn by_owner<T: Cached>(cache: &Cache<T>) -> Index<T, String> {
+pub(crate) fn by_owner<T: Cached>(cache: &Cache<T>) -> Index<T, String> {
     cache.index(|object: &T, add| {
         if let Some(owner) = object::controller_of(object.meta()) {
             add(owner.uid.clone());
@@ -144,11 +160,9 @@ pub(crate) fn label_keys(meta: &ObjectMeta) -> impl Iterator<Item = LabelKey> + 
     labels.map(|(key, value)| (namespace.to_owned(), key.clone(), value.clone())).chain([any(namespace)])
 }
 
-/// A key that every pod has which the ReplicaSet selects.
-pub(crate) fn selector_key(set: &ReplicaSet) -> LabelKey {
-    let namespace = object::namespace(&set.metadata);
-    let labels = set.spec.as_ref().and_then(|spec| spec.selector.match_labels.as_ref());
-    match labels.and_then(|labels| labels.iter().next()) {
+/// A key that every pod of the namespace has which `selector` selects.
+pub(crate) fn selected_key(namespace: &str, selector: &LabelSelector) -> LabelKey {
+    match selector.match_labels.as_ref().and_then(|labels| labels.iter().next()) {
         Some((key, value)) => (namespace.to_owned(), key.clone(), value.clone()),
         None => any(namespace),
     }

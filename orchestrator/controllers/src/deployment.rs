@@ -4,7 +4,6 @@
 //! at its end).
 
 mod apply;
-mod hash;
 mod member;
 mod plan;
 mod revision;
@@ -27,6 +26,7 @@ use catamaran_client::{Cache, Change, EventType, Key, Outcome, Queue, Recorder, 
 
 use crate::caches::Caches;
 use crate::claim::{Claim, adopt_patch, claim, release_patch, selector_of};
+use crate::hash;
 use crate::write::Written;
 
 /// Keys that are worked on at a time.

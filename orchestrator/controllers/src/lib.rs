@@ -6,7 +6,12 @@
 //! | controller | makes |
 //! | --- | --- |
 //! | `deployment` | ReplicaSets from Deployments |
-//! | `replicaset` | Pods from ReplicaSets |
+//! | `replicaset` | Pods from ReplicaSets and ReplicationControllers |
+//! | `statefulset` | Pods with a name and volumes of their own from StatefulSets |
+//! | `daemonset` | Pods, one on each node, from DaemonSets |
+//! | `job` | Pods that run to their end from Jobs, and removes Jobs whose time after their end has passed |
+//! | `cronjob` | Jobs from CronJobs, at their times |
+//! | `disruption` | what PodDisruptionBudgets allow now |
 //! | `endpoints` | EndpointSlices and Endpoints from Services and Pods |
 //! | `namespace` | nothing, out of Namespaces that are to be deleted |
 //! | `service_account` | a ServiceAccount and the certificate authority in each Namespace |
@@ -16,16 +21,26 @@
 
 mod caches;
 mod claim;
+mod cronjob;
+mod daemonset;
 mod deployment;
 mod discovery;
+mod disruption;
 mod endpoints;
+mod fraction;
 mod garbage;
+mod hash;
+mod history;
+mod job;
 mod namespace;
 mod node;
+mod own;
 mod pod;
 mod pod_garbage;
+mod rank;
 mod replicaset;
 mod service_account;
+mod statefulset;
 mod write;
 
 use std::future::Future;
@@ -34,6 +49,8 @@ use std::time::Duration;
 use catamaran_client::runner::TaskEnded;
 use catamaran_client::{Client, Recorder, Tasks};
 use futures::future::BoxFuture;
+
+use caches::Caches;
 
 /// What the controllers must be told.
 #[derive(Clone, Debug)]
@@ -78,33 +95,88 @@ fn boxed(
 
 async fn run_all(client: Client, config: Config, stop: BoxFuture<'static, ()>) -> Result<(), TaskEnded> {
     let mut tasks = Tasks::new();
-    let recorder = |component: &str, tasks: &mut Tasks| {
-        let (recorder, writer) = Recorder::new(client.clone(), component, None);
-        tasks.spawn("events", writer);
-        recorder
-    };
-    let deployments = recorder("deployment-controller", &mut tasks);
-    let replica_sets = recorder("replicaset-controller", &mut tasks);
-    let nodes = recorder("node-controller", &mut tasks);
-    let caches = caches::Caches::start(&client, &mut tasks);
-    let leases = node::leases(&client, &mut tasks);
-    let own = service_account::OwnCaches::start(&client, &mut tasks);
-    let shared = || (client.clone(), caches.clone());
+    let caches = Caches::start(&client, &mut tasks);
+    let mut start = Start { client, caches, tasks };
+    start.workloads();
+    start.jobs();
+    start.cluster(config);
+    start.tasks.run(stop).await
+}
 
-    let (c, all) = shared();
-    tasks.spawn("deployment", deployment::run(c, all, deployments));
-    let (c, all) = shared();
-    tasks.spawn("replicaset", replicaset::run(c, all, replica_sets));
-    let (c, all) = shared();
-    tasks.spawn("endpoints", endpoints::run(c, all));
-    let (c, all) = shared();
-    tasks.spawn("namespace", namespace::run(c, all));
-    let (c, all) = shared();
-    tasks.spawn("serviceaccount", service_account::run(c, all, own, config.ca_pem));
-    let (c, all) = shared();
-    tasks.spawn("node", node::run(c, all, leases, nodes, config.node_grace));
-    let (c, all) = shared();
-    tasks.spawn("podgarbage", pod_garbage::run(c, all, config.ended_pods));
-    tasks.spawn("garbage", garbage::run(client.clone()));
-    tasks.run(stop).await
+/// What the controllers are started with.
+struct Start {
+    client: Client,
+    caches: Caches,
+    tasks: Tasks,
+}
+
+impl Start {
+    fn shared(&self) -> (Client, Caches) {
+        (self.client.clone(), self.caches.clone())
+    }
+
+    fn recorder(&mut self, component: &str) -> Recorder {
+        let (recorder, writer) = Recorder::new(self.client.clone(), component, None);
+        self.tasks.spawn("events", writer);
+        recorder
+    }
+
+    /// Pods that run until somebody ends them.
+    fn workloads(&mut self) {
+        let (c, all) = self.shared();
+        let events = self.recorder("deployment-controller");
+        self.tasks.spawn("deployment", deployment::run(c, all, events));
+        let (c, all) = self.shared();
+        let events = self.recorder("replicaset-controller");
+        let sets = all.replica_sets.clone();
+        self.tasks.spawn("replicaset", replicaset::run(c, all, sets, events));
+        let (c, all) = self.shared();
+        let events = self.recorder("replication-controller");
+        let controllers = replicaset::controllers(&c, &mut self.tasks);
+        let task = replicaset::run(c, all, controllers.clone(), events);
+        self.tasks.spawn("replicationcontroller", task);
+        let (c, all) = self.shared();
+        let events = self.recorder("daemonset-controller");
+        let sets = daemonset::cache(&c, &mut self.tasks);
+        self.tasks.spawn("daemonset", daemonset::run(c, all, sets, events));
+        let (c, all) = self.shared();
+        let events = self.recorder("statefulset-controller");
+        let claims = statefulset::claims(&c, &mut self.tasks);
+        self.tasks.spawn("statefulset", statefulset::run(c, all, claims, events));
+        let (c, all) = self.shared();
+        let events = self.recorder("controllermanager");
+        let own = disruption::OwnCaches::start(&c, &mut self.tasks, controllers);
+        self.tasks.spawn("disruption", disruption::run(c, all, own, events));
+    }
+
+    /// Pods that run to their end.
+    fn jobs(&mut self) {
+        let (c, all) = self.shared();
+        let events = self.recorder("job-controller");
+        self.tasks.spawn("job", job::run(c, all, events));
+        let (c, all) = self.shared();
+        self.tasks.spawn("ttlafterfinished", job::ttl::run(c, all));
+        let (c, all) = self.shared();
+        let events = self.recorder("cronjob-controller");
+        let cron_jobs = cronjob::cache(&c, &mut self.tasks);
+        self.tasks.spawn("cronjob", cronjob::run(c, all, cron_jobs, events));
+    }
+
+    /// What a cluster needs around them.
+    fn cluster(&mut self, config: Config) {
+        let (c, all) = self.shared();
+        self.tasks.spawn("endpoints", endpoints::run(c, all));
+        let (c, all) = self.shared();
+        self.tasks.spawn("namespace", namespace::run(c, all));
+        let (c, all) = self.shared();
+        let own = service_account::OwnCaches::start(&c, &mut self.tasks);
+        self.tasks.spawn("serviceaccount", service_account::run(c, all, own, config.ca_pem));
+        let (c, all) = self.shared();
+        let events = self.recorder("node-controller");
+        let leases = node::leases(&c, &mut self.tasks);
+        self.tasks.spawn("node", node::run(c, all, leases, events, config.node_grace));
+        let (c, all) = self.shared();
+        self.tasks.spawn("podgarbage", pod_garbage::run(c, all, config.ended_pods));
+        self.tasks.spawn("garbage", garbage::run(self.client.clone()));
+    }
 }

@@ -2,16 +2,28 @@
 //! the memory of the whole type.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{ContainerPort, PodCondition, PodIP, Toleration};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::api::core::v1::{ContainerPort, NodeSelectorRequirement, PodCondition, PodIP, Toleration};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Resource;
 use serde::Deserialize;
 
 /// The annotation that says how much the loss of a pod would cost when its ReplicaSet shrinks.
 pub(crate) const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
+
+/// The annotation and label with the index that a pod of an indexed Job works on.
+pub(crate) const COMPLETION_INDEX: &str = "batch.kubernetes.io/job-completion-index";
+
+/// The annotation with the failures that an index of a Job had before this pod.
+pub(crate) const INDEX_FAILURES: &str = "batch.kubernetes.io/job-index-failure-count";
+
+/// The annotation with those failures before this pod that the failure policy of the Job ignores.
+pub(crate) const INDEX_IGNORED_FAILURES: &str = "batch.kubernetes.io/job-index-ignored-failure-count";
+
+const KEPT_ANNOTATIONS: [&str; 4] = [DELETION_COST, COMPLETION_INDEX, INDEX_FAILURES, INDEX_IGNORED_FAILURES];
 
 /// A Pod, without what no controller reads.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -33,6 +45,36 @@ pub(crate) struct Spec {
     pub(crate) tolerations: Vec<Toleration>,
     pub(crate) containers: Vec<Container>,
     pub(crate) init_containers: Vec<Container>,
+    pub(crate) affinity: Option<Box<Affinity>>,
+}
+
+/// The part of `Affinity` that says which node a pod of a DaemonSet is meant for.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Affinity {
+    pub(crate) node_affinity: NodeAffinity,
+}
+
+/// See `NodeAffinity`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct NodeAffinity {
+    #[serde(rename = "requiredDuringSchedulingIgnoredDuringExecution")]
+    pub(crate) required: NodeSelector,
+}
+
+/// See `NodeSelector`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct NodeSelector {
+    pub(crate) node_selector_terms: Vec<NodeTerm>,
+}
+
+/// See `NodeSelectorTerm`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct NodeTerm {
+    pub(crate) match_fields: Vec<NodeSelectorRequirement>,
 }
 
 /// See `Container`.
@@ -53,6 +95,7 @@ pub(crate) struct Status {
     pub(crate) pod_ip: Option<String>,
     #[serde(rename = "podIPs")]
     pub(crate) pod_ips: Vec<PodIP>,
+    pub(crate) init_container_statuses: Vec<ContainerStatus>,
     pub(crate) container_statuses: Vec<ContainerStatus>,
 }
 
@@ -60,7 +103,24 @@ pub(crate) struct Status {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct ContainerStatus {
+    pub(crate) name: String,
     pub(crate) restart_count: i32,
+    pub(crate) state: ContainerState,
+}
+
+/// See `ContainerState`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ContainerState {
+    pub(crate) terminated: Option<Terminated>,
+}
+
+/// See `ContainerStateTerminated`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Terminated {
+    pub(crate) exit_code: i32,
+    pub(crate) finished_at: Option<Time>,
 }
 
 /// `status.phase`.
@@ -80,7 +140,7 @@ impl Pod {
     pub(crate) fn trim(&mut self) {
         self.metadata.managed_fields = None;
         if let Some(annotations) = self.metadata.annotations.as_mut() {
-            annotations.retain(|key, _| key == DELETION_COST);
+            annotations.retain(|key, _| KEPT_ANNOTATIONS.contains(&key.as_str()));
         }
     }
 
@@ -120,11 +180,55 @@ impl Pod {
         self.spec.node_name.as_deref().filter(|node| !node.is_empty())
     }
 
+    /// The node that it is bound to or, by its affinity to the node's name, meant for.
+    pub(crate) fn target_node(&self) -> Option<&str> {
+        let meant = || {
+            let terms = &self.spec.affinity.as_ref()?.node_affinity.required.node_selector_terms;
+            let by_name =
+                |field: &&NodeSelectorRequirement| field.key == "metadata.name" && field.operator == "In";
+            let field = terms.iter().flat_map(|term| &term.match_fields).find(by_name)?;
+            field.values.as_ref()?.first().map(String::as_str)
+        };
+        self.node().or_else(meant)
+    }
+
+    /// Is it ready, and was it so for `min_ready` seconds? Else how long it must still stay ready, if it is.
+    pub(crate) fn availability(&self, min_ready: i32, now: Timestamp) -> Availability {
+        if !self.is_ready() {
+            return Availability::NotReady;
+        }
+        let due = self
+            .ready_since()
+            .unwrap_or(now)
+            .checked_add(jiff::SignedDuration::from_secs(i64::from(min_ready)))
+            .unwrap_or(Timestamp::MAX);
+        match Duration::try_from(now.duration_until(due)) {
+            Ok(left) if min_ready > 0 && !left.is_zero() => Availability::ReadyFor(left),
+            _ => Availability::Available,
+        }
+    }
+
+    /// Has it this finalizer?
+    pub(crate) fn has_finalizer(&self, finalizer: &str) -> bool {
+        self.metadata.finalizers.iter().flatten().any(|found| found == finalizer)
+    }
+
     /// Its first address.
     pub(crate) fn ip(&self) -> Option<&str> {
         let first = self.status.pod_ips.first().map(|ip| ip.ip.as_str());
         self.status.pod_ip.as_deref().or(first).filter(|ip| !ip.is_empty())
     }
+}
+
+/// How far a pod is on its way to be counted on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Availability {
+    /// Its `Ready` condition is not `True`.
+    NotReady,
+    /// It is ready, and becomes available when it stays so for this long.
+    ReadyFor(Duration),
+    /// It has been ready for long enough.
+    Available,
 }
 
 impl Resource for Pod {

@@ -80,13 +80,18 @@ pub(crate) fn preconditions(meta: &ObjectMeta) -> Value {
     json!({"uid": object::uid(meta), "resourceVersion": meta.resource_version})
 }
 
-/// The top-level members that differ; null for those that are gone.
+/// The members that differ, at any depth; null for those that are gone.
 fn difference(old: &Value, new: &Value) -> Option<Value> {
     let (old, new) = (old.as_object()?, new.as_object()?);
     let mut patch = Map::new();
     for (key, value) in new {
-        if old.get(key) != Some(value) {
-            patch.insert(key.clone(), value.clone());
+        match old.get(key) {
+            Some(same) if same == value => {}
+            // What is not named in a merge patch stays, also in an object within the object.
+            Some(before @ Value::Object(_)) if value.is_object() => {
+                patch.extend(difference(before, value).map(|inner| (key.clone(), inner)));
+            }
+            _ => drop(patch.insert(key.clone(), value.clone())),
         }
     }
     for key in old.keys() {
@@ -103,9 +108,12 @@ mod tests {
 
     #[test]
     fn a_difference_names_what_changed_and_what_is_gone() {
-        let old = json!({"a": 1, "b": 2, "c": [1]});
-        let new = json!({"a": 1, "b": 3, "d": true});
-        assert_eq!(difference(&old, &new), Some(json!({"b": 3, "c": null, "d": true})));
+        let old = json!({"a": 1, "b": 2, "c": [1], "e": {"x": 1, "y": 2}, "f": {"x": 1}});
+        let new = json!({"a": 1, "b": 3, "d": true, "e": {"y": 3}, "f": {"x": 1}});
+        assert_eq!(
+            difference(&old, &new),
+            Some(json!({"b": 3, "c": null, "d": true, "e": {"x": null, "y": 3}}))
+        );
         assert_eq!(difference(&old, &old), None);
     }
 

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, ReplicaSet, ReplicaSetStatus};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use crate::fraction::{Rounding, scaled};
 use catamaran_client::object;
 
 /// The number of a rollout, on Deployment and ReplicaSet; `kubectl rollout history` reads it.
@@ -75,26 +76,6 @@ fn fenceposts(spec: &DeploymentSpec, replicas: i32) -> (i32, i32) {
         unavailable = 1;
     }
     (surge, unavailable.min(replicas))
-}
-
-enum Rounding {
-    Up,
-    Down,
-}
-
-fn scaled(value: &IntOrString, total: i32, rounding: Rounding) -> i32 {
-    match value {
-        IntOrString::Int(number) => (*number).max(0),
-        IntOrString::String(text) => {
-            let percent: i64 = text.trim_end_matches('%').parse().unwrap_or(0);
-            let hundredths = percent.max(0).saturating_mul(i64::from(total));
-            let whole = match rounding {
-                Rounding::Up => hundredths.saturating_add(99) / 100,
-                Rounding::Down => hundredths / 100,
-            };
-            i32::try_from(whole).unwrap_or(i32::MAX)
-        }
-    }
 }
 
 /// One ReplicaSet in a plan.

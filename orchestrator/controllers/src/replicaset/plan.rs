@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::rank;
-use crate::pod::Pod;
+use crate::own::Failure;
+use crate::pod::{Availability, Pod};
+use crate::rank;
 use catamaran_client::object;
 
 /// Pods created or deleted in one pass at most.
@@ -55,21 +56,13 @@ pub(super) fn plan(observed: &Observed<'_>) -> Step {
     }
 }
 
-/// Why pods could not be created or deleted; a condition of the ReplicaSet while it lasts.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Failure {
-    /// `FailedCreate` or `FailedDelete`.
-    pub(super) reason: &'static str,
-    pub(super) message: String,
-}
-
 /// The status, and when a pod becomes available just by the passing of time.
 pub(super) fn status(
     observed: &Observed<'_>,
     failure: Option<&Failure>,
 ) -> (ReplicaSetStatus, Option<Duration>) {
     let spec = observed.set.spec.as_ref();
-    let min_ready = i64::from(spec.and_then(|spec| spec.min_ready_seconds).unwrap_or(0));
+    let min_ready = spec.and_then(|spec| spec.min_ready_seconds).unwrap_or(0);
     let template = spec.and_then(|spec| spec.template.as_ref()?.metadata.as_ref()?.labels.as_ref());
     let (mut labeled, mut ready, mut available) = (0, 0, 0);
     let mut next: Option<Duration> = None;
@@ -78,14 +71,12 @@ pub(super) fn status(
         let has =
             |(key, value): (&String, &String)| labels.is_some_and(|labels| labels.get(key) == Some(value));
         labeled += i32::from(template.is_none_or(|template| template.iter().all(has)));
-        if !pod.is_ready() {
-            continue;
+        match pod.availability(min_ready, observed.now) {
+            Availability::NotReady => continue,
+            Availability::ReadyFor(time) => next = Some(next.map_or(time, |next| next.min(time))),
+            Availability::Available => available += 1,
         }
         ready += 1;
-        match missing_time(pod, min_ready, observed.now) {
-            None => available += 1,
-            Some(time) => next = Some(next.map_or(time, |next| next.min(time))),
-        }
     }
     let before = observed.set.status.clone().unwrap_or_default();
     let some = |number: i32| (number != 0).then_some(number);
@@ -99,16 +90,6 @@ pub(super) fn status(
         ..ReplicaSetStatus::default()
     };
     (status, next)
-}
-
-/// How long a ready pod must still stay ready to count as available.
-fn missing_time(pod: &Pod, min_ready: i64, now: Timestamp) -> Option<Duration> {
-    if min_ready == 0 {
-        return None;
-    }
-    let since = pod.ready_since().unwrap_or(now);
-    let due = since.checked_add(SignedDuration::from_secs(min_ready)).ok()?;
-    Duration::try_from(now.duration_until(due)).ok().filter(|left| !left.is_zero())
 }
 
 fn conditions(

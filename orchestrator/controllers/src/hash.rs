@@ -1,4 +1,4 @@
-//! The name of a pod template: a short hash of what is in it, and when two templates are the same.
+//! The name of a pod template or of a revision: a short hash of what is in it, and when two are the same.
 
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::Value;
@@ -11,7 +11,27 @@ const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
 /// The hash of a template; another `collisions` count gives another hash for the same template.
 pub(crate) fn hash(template: &PodTemplateSpec, collisions: Option<i32>) -> String {
-    let mut sum = fnv1a(FNV_START, serde_json::to_vec(&canonical(template)).unwrap_or_default().as_slice());
+    letters(&canonical(template), collisions)
+}
+
+/// The hash of the data of a ControllerRevision.
+pub(crate) fn hash_data(data: &Value, collisions: Option<i32>) -> String {
+    letters(&stripped(data), collisions)
+}
+
+/// Are the data of two ControllerRevisions the same, but for what is absent here and empty there?
+pub(crate) fn is_same_data(one: &Value, other: &Value) -> bool {
+    one == other || stripped(one) == stripped(other)
+}
+
+fn stripped(data: &Value) -> Value {
+    let mut data = data.clone();
+    strip(&mut data);
+    data
+}
+
+fn letters(value: &Value, collisions: Option<i32>) -> String {
+    let mut sum = fnv1a(FNV_START, serde_json::to_vec(value).unwrap_or_default().as_slice());
     if let Some(collisions) = collisions {
         sum = fnv1a(sum, &collisions.to_le_bytes());
     }

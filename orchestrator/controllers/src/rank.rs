@@ -1,4 +1,4 @@
-//! Which pods a ReplicaSet gives up first when it shrinks, in Kubernetes' order: those that are worth least.
+//! Which pods are given up first when there are too many, in Kubernetes' order: those that are worth least.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::HashMap;
@@ -11,7 +11,7 @@ use catamaran_client::object;
 
 /// Chooses `count` of `pods` to give up. `related` are the active pods of the same Deployment: a node that
 /// has many of them can spare one.
-pub(super) fn choose(pods: &[Arc<Pod>], related: &[Arc<Pod>], count: usize, now: Timestamp) -> Vec<Arc<Pod>> {
+pub(crate) fn choose(pods: &[Arc<Pod>], related: &[Arc<Pod>], count: usize, now: Timestamp) -> Vec<Arc<Pod>> {
     let mut crowd: HashMap<&str, usize> = HashMap::new();
     for pod in related.iter().filter(|pod| pod.is_active()) {
         *crowd.entry(pod.node().unwrap_or_default()).or_insert(0) += 1;
