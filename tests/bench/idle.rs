@@ -4,18 +4,14 @@ use std::fs;
 use std::time::Duration;
 
 use catamaran_tests::cluster::Cluster;
+use catamaran_tests::processes;
 
 const WATCHED: Duration = Duration::from_secs(20);
-
-struct Process {
-    pid: i32,
-    name: String,
-}
 
 /// Waits for things to settle, then watches for a while.
 pub(crate) fn report(cluster: &Cluster) {
     std::thread::sleep(Duration::from_secs(10));
-    let processes = processes(cluster);
+    let processes = processes::of_cluster(cluster.data());
     let before: Vec<_> = processes.iter().map(|p| ticks(p.pid)).collect();
     std::thread::sleep(WATCHED);
     println!("{:<24} {:>12} {:>12}", "idle process", "own MiB", "% of a core");
@@ -23,25 +19,11 @@ pub(crate) fn report(cluster: &Cluster) {
     for (process, before) in processes.iter().zip(before) {
         let own = own_bytes(process.pid) as f64 / f64::from(1 << 20);
         let used = (ticks(process.pid) - before) as f64 / WATCHED.as_secs_f64();
-        println!("{:<24} {own:>12.1} {used:>12.2}", process.name);
+        println!("{:<24} {own:>12.1} {used:>12.2}", process.part());
         memory += own;
         cpu += used;
     }
     println!("{:<24} {memory:>12.1} {cpu:>12.2}", "together");
-}
-
-fn processes(cluster: &Cluster) -> Vec<Process> {
-    let data = cluster.data().display().to_string();
-    let pids =
-        fs::read_dir("/proc").expect("proc").flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
-    let named = pids.filter_map(|pid: i32| {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        let line = String::from_utf8_lossy(&line).into_owned();
-        let words: Vec<_> = line.split('\0').collect();
-        let ours = words.first()?.ends_with("catamaran") && words.iter().any(|word| word.contains(&data));
-        ours.then(|| Process { pid, name: (*words.get(1).unwrap_or(&"")).to_owned() })
-    });
-    named.collect()
 }
 
 /// Memory that would be free if the process ended: private pages, clean ones of files not counted.

@@ -13,6 +13,8 @@ use catamaran_tests::http;
 fn main() {
     catamaran_tests::cluster::use_ring();
     let cluster = Cluster::up(Demo::With);
+    let size = std::fs::metadata(catamaran_tests::cluster::binary()).map_or(0, |file| file.len());
+    println!("binary: {:.1} MB", size as f64 / 1e6);
     println!("fdatasync of this disk: {}", spread(fdatasync(cluster.data())));
     first_answer(&cluster);
     idle::report(&cluster);

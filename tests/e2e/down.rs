@@ -5,7 +5,7 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use catamaran_tests::cluster::{Cluster, Demo};
+use catamaran_tests::cluster::{Cluster, Demo, catamaran};
 use catamaran_tests::wait::until;
 use catamaran_tests::{http, processes};
 
@@ -120,6 +120,21 @@ pub(crate) fn nothing_is_left_after_everything_was_killed() {
     let down = cluster.run("down", &[]);
     assert_eq!(down.code, 0, "{}{}", down.stdout, down.stderr);
     compare(&before);
+}
+
+/// `down` of another data directory, and a second `up` on this one, leave a running cluster alone.
+pub(crate) fn other_clusters_are_left_alone() {
+    let cluster = Cluster::up(Demo::With);
+    let before = processes::of_cluster(cluster.data());
+    let elsewhere = tempfile::tempdir().unwrap();
+    let data = elsewhere.path().join("data");
+    let down = catamaran(&["down", "--data-dir", data.to_str().unwrap()]);
+    let address = cluster.node_port("hello");
+    for _ in 0..20 {
+        assert_eq!(http::get(address, "/").unwrap().status, 200, "after {}{}", down.stdout, down.stderr);
+    }
+    cluster.start(Demo::Without, &[], &[]);
+    assert_eq!(processes::of_cluster(cluster.data()), before, "nothing was started twice");
 }
 
 /// `up` on kept data brings every pod back.

@@ -32,6 +32,7 @@ const TESTS: &[(&str, fn())] = &[
     ("restart::a_killed_wasm_host_refuses_no_connection", restart::a_killed_wasm_host_refuses_no_connection),
     ("down::nothing_is_left", down::nothing_is_left),
     ("down::nothing_is_left_after_everything_was_killed", down::nothing_is_left_after_everything_was_killed),
+    ("down::other_clusters_are_left_alone", down::other_clusters_are_left_alone),
     ("down::kept_data_come_back", down::kept_data_come_back),
     ("bad_input::bad_images_are_named_in_the_pod", bad_input::bad_images_are_named_in_the_pod),
     ("bad_input::starting_says_what_is_wrong", bad_input::starting_says_what_is_wrong),
