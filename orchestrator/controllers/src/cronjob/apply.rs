@@ -31,6 +31,7 @@ pub(super) async fn apply(
     for job in plan.sweep.iter().chain(&plan.replace) {
         delete(context, cron, &jobs, job).await?;
     }
+    drop_missing(context, cron, &jobs, &mut plan).await?;
     let replaced: Vec<_> = plan.replace.iter().map(|job| job.metadata.uid.clone()).collect();
     if let Some(active) = plan.status.active.as_mut() {
         active.retain(|reference| !replaced.contains(&reference.uid));
@@ -46,6 +47,28 @@ pub(super) async fn apply(
     plan.status.active = plan.status.active.filter(|active| !active.is_empty());
     write_status(context, key, cron, &plan).await?;
     failure
+}
+
+/// Takes active Jobs that the server does not know out of the status.
+async fn drop_missing(
+    context: &Context,
+    cron: &CronJob,
+    jobs: &Api<Job>,
+    plan: &mut Plan,
+) -> Result<(), CronJobError> {
+    for reference in &plan.missing {
+        let name = reference.name.as_deref().unwrap_or_default();
+        let found = jobs.get_opt(name).await.map_err(CronJobError::Read)?;
+        if found.is_some_and(|job| job.metadata.uid == reference.uid) {
+            continue;
+        }
+        if let Some(active) = plan.status.active.as_mut() {
+            active.retain(|other| other.uid != reference.uid);
+        }
+        let message = format!("Active job went missing: {name}");
+        context.recorder.event(cron, EventType::Normal, "MissingJob", message);
+    }
+    Ok(())
 }
 
 /// Makes the Job for `time`; none in a namespace that goes.

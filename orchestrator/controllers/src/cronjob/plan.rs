@@ -49,6 +49,8 @@ pub(super) struct Plan {
     pub(super) start: Option<Timestamp>,
     /// The status before that Job is there.
     pub(super) status: CronJobStatus,
+    /// Active Jobs that the cache does not show: they are gone if the server does not know them either.
+    pub(super) missing: Vec<ObjectReference>,
     pub(super) notes: Vec<Note>,
     pub(super) look_again: Option<Duration>,
 }
@@ -117,18 +119,9 @@ fn update_active(observed: &Observed<'_>, plan: &mut Plan) {
             plan.status.last_successful_time = completed;
         }
     }
-    active.retain(|reference| {
-        let there = observed.jobs.iter().any(|job| job.metadata.uid == reference.uid);
-        if !there {
-            let name = reference.name.as_deref().unwrap_or_default();
-            plan.notes.push(note(
-                EventType::Normal,
-                "MissingJob",
-                format!("Active job went missing: {name}"),
-            ));
-        }
-        there
-    });
+    let there =
+        |reference: &&ObjectReference| observed.jobs.iter().any(|job| job.metadata.uid == reference.uid);
+    plan.missing = active.iter().filter(|reference| !there(reference)).cloned().collect();
     plan.status.active = (!active.is_empty()).then_some(active);
 }
 
