@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 
 use super::plan::{Plan, job_name, note_started, zone};
@@ -28,13 +30,20 @@ pub(super) async fn apply(
     for note in &plan.notes {
         context.recorder.event(cron, note.event_type, note.reason, note.message.clone());
     }
-    for job in plan.sweep.iter().chain(&plan.replace) {
-        delete(context, cron, &jobs, job).await?;
+    for job in &plan.sweep {
+        delete(context, cron, &jobs, job.object_ref(&())).await?;
     }
     drop_missing(context, cron, &jobs, &mut plan).await?;
-    let replaced: Vec<_> = plan.replace.iter().map(|job| job.metadata.uid.clone()).collect();
-    if let Some(active) = plan.status.active.as_mut() {
-        active.retain(|reference| !replaced.contains(&reference.uid));
+    let (replaced, kept): (Vec<_>, Vec<_>) = plan
+        .status
+        .active
+        .take()
+        .unwrap_or_default()
+        .into_iter()
+        .partition(|reference| plan.replace.contains(reference));
+    plan.status.active = Some(kept);
+    for job in replaced {
+        delete(context, cron, &jobs, job).await?;
     }
     let mut failure = Ok(());
     if let Some(time) = plan.start {
@@ -133,9 +142,14 @@ pub(super) fn job(cron: &CronJob, time: Timestamp, zone: &TimeZone) -> Job {
     }
 }
 
-async fn delete(context: &Context, cron: &CronJob, jobs: &Api<Job>, job: &Job) -> Result<(), CronJobError> {
-    let name = object::name(&job.metadata);
-    let same = Preconditions { uid: job.metadata.uid.clone(), resource_version: None };
+async fn delete(
+    context: &Context,
+    cron: &CronJob,
+    jobs: &Api<Job>,
+    job: ObjectReference,
+) -> Result<(), CronJobError> {
+    let name = job.name.as_deref().unwrap_or_default();
+    let same = Preconditions { uid: job.uid, resource_version: None };
     match jobs.delete(name, &DeleteParams::background().preconditions(same)).await {
         Err(error) if !is_not_found(&error) => {
             let message = format!("Deleted job: {}", Chain(&error));

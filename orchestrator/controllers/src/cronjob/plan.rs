@@ -43,8 +43,8 @@ fn note(event_type: EventType, reason: &'static str, message: impl Into<String>)
 pub(super) struct Plan {
     /// Jobs of the past that nobody needs any more.
     pub(super) sweep: Vec<Arc<Job>>,
-    /// Jobs that make room for the next one.
-    pub(super) replace: Vec<Arc<Job>>,
+    /// Active Jobs that make room for the next one.
+    pub(super) replace: Vec<ObjectReference>,
     /// The time for which a Job is to be made.
     pub(super) start: Option<Timestamp>,
     /// The status before that Job is there.
@@ -177,10 +177,7 @@ fn start(observed: &Observed<'_>, schedule: &Schedule, zone: &TimeZone, plan: &m
             plan.notes.push(note(EventType::Normal, "JobAlreadyActive", message));
             return;
         }
-        Some("Replace") => {
-            let running = |job: &&Arc<Job>| active.iter().any(|reference| reference.uid == job.metadata.uid);
-            plan.replace = observed.jobs.iter().filter(running).cloned().collect();
-        }
+        Some("Replace") => plan.replace = active.to_vec(),
         _ => {}
     }
     plan.start = Some(due.time);
