@@ -156,6 +156,11 @@ async fn run_pods(client: client::Client, node: &'static str) {
     }
 }
 
+/// Does a node run the pod?
+pub(crate) fn runs(pod: &Pod) -> bool {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running")
+}
+
 /// Waits until `condition` holds; panics with what was waited for if it takes too long.
 pub(crate) async fn wait_until<F: Future<Output = bool>>(what: &'static str, condition: impl Fn() -> F) {
     let holds = async {
