@@ -97,7 +97,9 @@ async fn one_job_waits_for_another_or_replaces_it() {
     let jobs: Api<Job> = Api::namespaced(world.client(), "default");
     let events: Api<Event> = Api::namespaced(world.client(), "default");
     for (name, policy) in [("shy", "Forbid"), ("bold", "Replace")] {
-        let created = crons.create(&PostParams::default(), &cron(name, policy, json!({}))).await.unwrap();
+        // Suspended until all is prepared, for a minute may begin meanwhile.
+        let asleep = cron(name, policy, json!({"suspend": true}));
+        let created = crons.create(&PostParams::default(), &asleep).await.unwrap();
         // A Job of an earlier minute that still runs.
         let owner = json!({"apiVersion": "batch/v1", "kind": "CronJob", "name": name, "uid": created.metadata.uid,
                            "controller": true});
@@ -109,6 +111,8 @@ async fn one_job_waits_for_another_or_replaces_it() {
             json!({"status": {"active": [{"name": earlier.name_any(), "uid": earlier.metadata.uid}]}});
         crons.patch_status(name, &PatchParams::default(), &Patch::Merge(active)).await.unwrap();
         turn_back(&crons, name, 3).await;
+        let awake = Patch::Merge(json!({"spec": {"suspend": false}}));
+        crons.patch(name, &PatchParams::default(), &awake).await.unwrap();
     }
     wait_until("the bold one has replaced its Job", || async {
         let jobs = jobs.list(&ListParams::default().labels("cron=bold")).await.unwrap().items;

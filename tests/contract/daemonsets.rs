@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
-use crate::world::{World, wait_until};
+use crate::world::{World, runs, wait_until};
 
 fn daemon_set(name: &str, more: Value) -> DaemonSet {
     let mut spec = json!({"selector": {"matchLabels": {"app": name}}, "template": {
@@ -61,7 +61,9 @@ impl Daemons {
         let pods = self.pods(name).await;
         let images =
             pods.iter().all(|pod| pod.spec.as_ref().unwrap().containers[0].image.as_deref() == Some(image));
+        // The status may still be that of the pods before.
         images
+            && pods.iter().all(runs)
             && pods.len() == usize::try_from(count).unwrap()
             && status.observed_generation == set.metadata.generation
             && (status.desired_number_scheduled, status.number_available.unwrap_or(0)) == (count, count)

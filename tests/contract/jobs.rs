@@ -249,3 +249,33 @@ async fn a_killed_controller_counts_and_creates_nothing_twice() {
     assert_eq!(batch.status("many").await.succeeded, Some(30));
     batch.world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_are_adopted_and_let_go() {
+    let batch = Batch::new().await;
+    let _node = batch.world.node("node-1").await;
+    batch.create("pair", json!({"completions": 2, "parallelism": 2})).await;
+    batch.wait_running("pair", 2).await;
+    let pods = batch.running("pair").await;
+    let (orphan, stranger) = (pods[0].name_any(), pods[1].name_any());
+    let no_owner = Patch::Merge(json!({"metadata": {"ownerReferences": null}}));
+    batch.pods.patch(&orphan, &PatchParams::default(), &no_owner).await.unwrap();
+    wait_until("it is adopted again, to be counted", || async {
+        let pod = batch.pods.get(&orphan).await.unwrap();
+        pod.owner_references().iter().any(|owner| owner.kind == "Job")
+            && pod.finalizers().contains(&FINALIZER.to_owned())
+    })
+    .await;
+    let no_labels = Patch::Merge(json!({"metadata": {"labels": null}}));
+    batch.pods.patch(&stranger, &PatchParams::default(), &no_labels).await.unwrap();
+    wait_until("it is let go, nobody waits for it", || async {
+        let pod = batch.pods.get(&stranger).await.unwrap();
+        pod.owner_references().is_empty() && pod.finalizers().is_empty()
+    })
+    .await;
+    batch.work("pair", |_| 0, || batch.has("pair", "Complete", "CompletionsReached")).await;
+    assert_eq!(batch.status("pair").await.succeeded, Some(2));
+    let left = batch.pods.get(&stranger).await.unwrap();
+    assert_eq!(left.status.unwrap().phase.as_deref(), Some("Running"), "it belongs to nobody now");
+    batch.world.stop().await;
+}

@@ -14,8 +14,15 @@ async fn pods_are_kept_adopted_and_let_go() {
     let controllers: Api<ReplicationController> = Api::namespaced(world.client(), "default");
     let pods: Api<Pod> = Api::namespaced(world.client(), "default");
     let container = json!({"containers": [{"name": "c", "image": "web:1"}]});
-    let orphan = json!({"metadata": {"name": "orphan", "labels": {"app": "web"}}, "spec": container});
+    // Dear, so that it stays if it is found only after the others were made.
+    let cost = json!({"controller.kubernetes.io/pod-deletion-cost": "9"});
+    let orphan = json!({"metadata": {"name": "orphan", "labels": {"app": "web"}, "annotations": cost}, "spec": container});
     pods.create(&PostParams::default(), &serde_json::from_value(orphan).unwrap()).await.unwrap();
+    wait_until("it runs", || async {
+        let status = pods.get("orphan").await.unwrap().status.unwrap_or_default();
+        status.phase.as_deref() == Some("Running")
+    })
+    .await;
     let web = json!({"metadata": {"name": "web"}, "spec": {"replicas": 2, "selector": {"app": "web"},
         "template": {"metadata": {"labels": {"app": "web"}}, "spec": container}}});
     controllers.create(&PostParams::default(), &serde_json::from_value(web).unwrap()).await.unwrap();
@@ -28,14 +35,16 @@ async fn pods_are_kept_adopted_and_let_go() {
                 && (status.replicas, status.available_replicas.unwrap_or(0)) == (count, count)
         }
     };
-    wait_until("two pods are available", || has(2)).await;
     let mine = || async {
         let all = pods.list(&ListParams::default()).await.unwrap().items;
         let owned =
             |pod: &Pod| pod.owner_references().iter().any(|owner| owner.kind == "ReplicationController");
         all.into_iter().filter(owned).map(|pod| pod.name_any()).collect::<Vec<_>>()
     };
-    assert!(mine().await.contains(&"orphan".to_owned()), "one of them was there before");
+    wait_until("two pods are available, of which one was there before", || async {
+        mine().await.contains(&"orphan".to_owned()) && has(2).await
+    })
+    .await;
 
     let other = json!({"metadata": {"labels": {"app": "other"}}});
     pods.patch("orphan", &PatchParams::default(), &Patch::Merge(other)).await.unwrap();

@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
-use crate::world::{World, wait_until};
+use crate::world::{World, runs, wait_until};
 
 struct Sets {
     world: World,
@@ -58,7 +58,10 @@ impl Sets {
         let status = set.status.clone().unwrap_or_default();
         let count = i32::try_from(images.len()).unwrap();
         let pods = self.pods().await;
-        pods.values().map(String::as_str).eq(images.iter().copied())
+        // The status may still be that of the pods before.
+        let running = self.pods.list(&ListParams::default().labels("app=db")).await.unwrap();
+        running.items.iter().all(runs)
+            && pods.values().map(String::as_str).eq(images.iter().copied())
             && status.observed_generation == set.metadata.generation
             && (status.replicas, status.available_replicas.unwrap_or(0)) == (count, count)
     }

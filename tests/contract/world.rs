@@ -1,5 +1,6 @@
 //! A cluster in this process: server over the store in memory, controllers, scheduler, and nodes that are played.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -132,12 +133,16 @@ async fn run_pods(client: client::Client, node: &'static str) {
     let pods: Api<Pod> = Api::all(client.clone());
     let config = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
     let mut events = Box::pin(watcher::watcher(pods, config));
+    // Once each: a second event without an address must not wake a pod that a test has ended meanwhile.
+    let mut started = HashSet::new();
     while let Some(event) = events.next().await {
         let Ok(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod)) = event else { continue };
         let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap());
         if pod.metadata.deletion_timestamp.is_some() {
             let _ = api.delete(&pod.name_any(), &DeleteParams::default().grace_period(0)).await;
-        } else if pod.status.as_ref().is_none_or(|status| status.pod_ip.is_none()) {
+        } else if pod.status.as_ref().is_none_or(|status| status.pod_ip.is_none())
+            && started.insert(pod.uid())
+        {
             let number = ADDRESS.fetch_add(1, Ordering::Relaxed);
             let ip = format!("10.128.{}.{}", number / 250, number % 250 + 2);
             let now =
@@ -149,6 +154,11 @@ async fn run_pods(client: client::Client, node: &'static str) {
                 api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(status)).await;
         }
     }
+}
+
+/// Does a node run the pod?
+pub(crate) fn runs(pod: &Pod) -> bool {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running")
 }
 
 /// Waits until `condition` holds; panics with what was waited for if it takes too long.

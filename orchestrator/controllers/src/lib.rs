@@ -12,6 +12,7 @@
 //! | `job` | Pods that run to their end from Jobs, and removes Jobs whose time after their end has passed |
 //! | `cronjob` | Jobs from CronJobs, at their times |
 //! | `disruption` | what PodDisruptionBudgets allow now |
+//! | `quota` | what is used of ResourceQuotas |
 //! | `endpoints` | EndpointSlices and Endpoints from Services and Pods |
 //! | `namespace` | nothing, out of Namespaces that are to be deleted |
 //! | `service_account` | a ServiceAccount and the certificate authority in each Namespace |
@@ -37,6 +38,7 @@ mod node;
 mod own;
 mod pod;
 mod pod_garbage;
+mod quota;
 mod rank;
 mod replicaset;
 mod service_account;
@@ -175,6 +177,9 @@ impl Start {
         let events = self.recorder("node-controller");
         let leases = node::leases(&c, &mut self.tasks);
         self.tasks.spawn("node", node::run(c, all, leases, events, config.node_grace));
+        let (c, all) = self.shared();
+        let quotas = quota::cache(&c, &mut self.tasks);
+        self.tasks.spawn("resourcequota", quota::run(c, all, quotas));
         let (c, all) = self.shared();
         self.tasks.spawn("podgarbage", pod_garbage::run(c, all, config.ended_pods));
         self.tasks.spawn("garbage", garbage::run(self.client.clone()));

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 
 use super::plan::{Plan, job_name, note_started, zone};
@@ -28,12 +30,20 @@ pub(super) async fn apply(
     for note in &plan.notes {
         context.recorder.event(cron, note.event_type, note.reason, note.message.clone());
     }
-    for job in plan.sweep.iter().chain(&plan.replace) {
-        delete(context, cron, &jobs, job).await?;
+    for job in &plan.sweep {
+        delete(context, cron, &jobs, job.object_ref(&())).await?;
     }
-    let replaced: Vec<_> = plan.replace.iter().map(|job| job.metadata.uid.clone()).collect();
-    if let Some(active) = plan.status.active.as_mut() {
-        active.retain(|reference| !replaced.contains(&reference.uid));
+    drop_missing(context, cron, &jobs, &mut plan).await?;
+    let (replaced, kept): (Vec<_>, Vec<_>) = plan
+        .status
+        .active
+        .take()
+        .unwrap_or_default()
+        .into_iter()
+        .partition(|reference| plan.replace.contains(reference));
+    plan.status.active = Some(kept);
+    for job in replaced {
+        delete(context, cron, &jobs, job).await?;
     }
     let mut failure = Ok(());
     if let Some(time) = plan.start {
@@ -46,6 +56,28 @@ pub(super) async fn apply(
     plan.status.active = plan.status.active.filter(|active| !active.is_empty());
     write_status(context, key, cron, &plan).await?;
     failure
+}
+
+/// Takes active Jobs that the server does not know out of the status.
+async fn drop_missing(
+    context: &Context,
+    cron: &CronJob,
+    jobs: &Api<Job>,
+    plan: &mut Plan,
+) -> Result<(), CronJobError> {
+    for reference in &plan.missing {
+        let name = reference.name.as_deref().unwrap_or_default();
+        let found = jobs.get_opt(name).await.map_err(CronJobError::Read)?;
+        if found.is_some_and(|job| job.metadata.uid == reference.uid) {
+            continue;
+        }
+        if let Some(active) = plan.status.active.as_mut() {
+            active.retain(|other| other.uid != reference.uid);
+        }
+        let message = format!("Active job went missing: {name}");
+        context.recorder.event(cron, EventType::Normal, "MissingJob", message);
+    }
+    Ok(())
 }
 
 /// Makes the Job for `time`; none in a namespace that goes.
@@ -110,9 +142,14 @@ pub(super) fn job(cron: &CronJob, time: Timestamp, zone: &TimeZone) -> Job {
     }
 }
 
-async fn delete(context: &Context, cron: &CronJob, jobs: &Api<Job>, job: &Job) -> Result<(), CronJobError> {
-    let name = object::name(&job.metadata);
-    let same = Preconditions { uid: job.metadata.uid.clone(), resource_version: None };
+async fn delete(
+    context: &Context,
+    cron: &CronJob,
+    jobs: &Api<Job>,
+    job: ObjectReference,
+) -> Result<(), CronJobError> {
+    let name = job.name.as_deref().unwrap_or_default();
+    let same = Preconditions { uid: job.uid, resource_version: None };
     match jobs.delete(name, &DeleteParams::background().preconditions(same)).await {
         Err(error) if !is_not_found(&error) => {
             let message = format!("Deleted job: {}", Chain(&error));

@@ -43,12 +43,14 @@ fn note(event_type: EventType, reason: &'static str, message: impl Into<String>)
 pub(super) struct Plan {
     /// Jobs of the past that nobody needs any more.
     pub(super) sweep: Vec<Arc<Job>>,
-    /// Jobs that make room for the next one.
-    pub(super) replace: Vec<Arc<Job>>,
+    /// Active Jobs that make room for the next one.
+    pub(super) replace: Vec<ObjectReference>,
     /// The time for which a Job is to be made.
     pub(super) start: Option<Timestamp>,
     /// The status before that Job is there.
     pub(super) status: CronJobStatus,
+    /// Active Jobs that the cache does not show: they are gone if the server does not know them either.
+    pub(super) missing: Vec<ObjectReference>,
     pub(super) notes: Vec<Note>,
     pub(super) look_again: Option<Duration>,
 }
@@ -117,18 +119,9 @@ fn update_active(observed: &Observed<'_>, plan: &mut Plan) {
             plan.status.last_successful_time = completed;
         }
     }
-    active.retain(|reference| {
-        let there = observed.jobs.iter().any(|job| job.metadata.uid == reference.uid);
-        if !there {
-            let name = reference.name.as_deref().unwrap_or_default();
-            plan.notes.push(note(
-                EventType::Normal,
-                "MissingJob",
-                format!("Active job went missing: {name}"),
-            ));
-        }
-        there
-    });
+    let there =
+        |reference: &&ObjectReference| observed.jobs.iter().any(|job| job.metadata.uid == reference.uid);
+    plan.missing = active.iter().filter(|reference| !there(reference)).cloned().collect();
     plan.status.active = (!active.is_empty()).then_some(active);
 }
 
@@ -184,10 +177,7 @@ fn start(observed: &Observed<'_>, schedule: &Schedule, zone: &TimeZone, plan: &m
             plan.notes.push(note(EventType::Normal, "JobAlreadyActive", message));
             return;
         }
-        Some("Replace") => {
-            let running = |job: &&Arc<Job>| active.iter().any(|reference| reference.uid == job.metadata.uid);
-            plan.replace = observed.jobs.iter().filter(running).cloned().collect();
-        }
+        Some("Replace") => plan.replace = active.to_vec(),
         _ => {}
     }
     plan.start = Some(due.time);

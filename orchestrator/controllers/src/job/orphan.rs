@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::batch::v1::Job;
 use kube::api::{Api, Patch, PatchParams};
+use serde_json::json;
 
 use super::apply::release_patch;
 use super::view::{FINALIZER, finished};
@@ -56,7 +57,10 @@ pub(super) async fn reconcile(context: Arc<Context>, key: Key) -> Result<Outcome
         }
     }
     let pods: Api<Pod> = Api::namespaced(context.own.client.clone(), &key.namespace);
-    match pods.patch(&key.name, &PatchParams::default(), &Patch::Strategic(release_patch(&pod))).await {
+    // Only as it was seen: a Job that adopts it meanwhile counts it.
+    let mut patch = release_patch(&pod);
+    patch["metadata"]["resourceVersion"] = json!(pod.metadata.resource_version);
+    match pods.patch(&key.name, &PatchParams::default(), &Patch::Strategic(patch)).await {
         Err(source) if !is_not_found(&source) => {
             Err(OwnError::Patch { name: key.name.clone(), source }.into())
         }
