@@ -91,12 +91,11 @@ fn kill(cluster: &Cluster, part: &str) {
     let mine = until(&format!("{part} runs"), Duration::from_secs(10), || {
         let mut mine = processes::of_cluster(cluster.data());
         mine.retain(|process| process.part() == name);
-        // The worker of a shim is its keeper's child.
-        if part == "shim-oci" { Some(mine.split_off(1)) } else { Some(mine) }
-            .filter(|found| !found.is_empty())
-            .ok_or_else(|| cluster.logs())
+        // The worker of a shim is its keeper's child: it comes second, and may not be there yet.
+        let nth = usize::from(part == "shim-oci");
+        mine.into_iter().nth(nth).ok_or_else(|| cluster.logs())
     });
-    processes::kill(&mine[..1]);
+    processes::kill(&[mine]);
 }
 
 fn all_pids() -> impl Iterator<Item = i32> {
