@@ -236,8 +236,8 @@ fn fill(server: &Server) {
         alias("circle", "circle.default.svc.cluster.local"),
         alias("nowhere", "no.default.svc.cluster.local"),
     ];
-    server.update(aliases.into_iter());
-    server.update([(name, Some(entry))].into_iter());
+    // In one update: from the first one on, a name that is not known does not exist.
+    server.update(aliases.into_iter().chain([(name, Some(entry))]));
 }
 
 async fn ask_udp(server: SocketAddr, request: Message) -> Message {
