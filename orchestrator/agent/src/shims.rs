@@ -4,6 +4,8 @@
 //! A shim's life is watched by its pidfd, so that the death of a wasm host is known at once and its pods come back
 //! at once; the calls of [`Shim`] end with `Dead` then, instead of waiting for an answer.
 
+mod names;
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
@@ -19,12 +21,12 @@ use catamaran_task::status::{ContainerStats, ContainerStatus, Exit};
 use catamaran_task::{ExecSpec, TaskClient, TaskError};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use self::names::{folder, name, short_name};
 use crate::config::Paths;
 use crate::context::Wakers;
 use crate::record::{parse_container_id, write_atomically};
@@ -454,36 +456,6 @@ fn readiness(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(pidfd, tokio::io::Interest::READABLE)
 }
 
-/// For people.
-fn name(key: &ShimKey) -> String {
-    match key {
-        ShimKey::Oci => "the container shim".into(),
-        ShimKey::Shared(domain) => format!("the wasm host of {domain}"),
-        ShimKey::Solo(uid) => format!("the wasm host of pod {uid}"),
-    }
-}
-
-/// Folder of the shim's state below `shim/`.
-fn folder(key: &ShimKey) -> String {
-    match key {
-        ShimKey::Oci => "oci".into(),
-        ShimKey::Shared(domain) => format!("wasm/{domain}"),
-        ShimKey::Solo(uid) => format!("wasm/pod-{uid}"),
-    }
-}
-
-/// Short, since it is part of a socket's path.
-fn short_name(key: &ShimKey) -> String {
-    let digest = |text: &str| {
-        Sha256::digest(text.as_bytes()).iter().take(6).map(|byte| format!("{byte:02x}")).collect::<String>()
-    };
-    match key {
-        ShimKey::Oci => "oci".into(),
-        ShimKey::Shared(domain) => format!("wasm-{}", digest(domain)),
-        ShimKey::Solo(uid) => format!("solo-{}", digest(uid)),
-    }
-}
-
 /// Field 22 of `/proc/PID/stat`; `None` when there is no such process, or only its remains.
 fn start_time(pid: i32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -509,18 +481,5 @@ mod tests {
         let mine = i32::try_from(std::process::id()).unwrap();
         assert!(start_time(mine).unwrap() > 0);
         assert_eq!(start_time(i32::MAX), None);
-    }
-
-    #[test]
-    fn socket_names_are_short_and_differ() {
-        let keys = [
-            ShimKey::Oci,
-            ShimKey::Shared("default".into()),
-            ShimKey::Shared("shop".into()),
-            ShimKey::Solo("0b1c7f52-7c0e-4c8e-9d0a-0a6d9d6a8f11".into()),
-        ];
-        let names: std::collections::HashSet<_> = keys.iter().map(short_name).collect();
-        assert_eq!(names.len(), keys.len());
-        assert!(names.iter().all(|name| name.len() <= 20));
     }
 }
