@@ -43,7 +43,7 @@ impl UserInfo {
 
     /// A part of the control plane (`system:NAME`) with all rights of one.
     pub fn component(name: &str) -> Self {
-        UserInfo::new(name, &[])
+        UserInfo::new(name, &[MASTERS])
     }
 
     /// The server itself.

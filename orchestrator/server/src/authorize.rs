@@ -80,9 +80,6 @@ impl Decision {
     }
 }
 
-const COMPONENTS: [&str; 4] =
-    ["system:kube-controller-manager", "system:kube-scheduler", "system:kube-apiserver", "system:apiserver"];
-
 /// Groups, resources (`resource` or `resource/subresource`), verbs.
 type Fixed = (&'static [&'static str], &'static [&'static str], &'static [&'static str]);
 
@@ -111,7 +108,7 @@ const NODE_RULES: &[Fixed] = &[
     (&["storage.k8s.io"], &["csidrivers", "csinodes", "volumeattachments"], READ),
     (&[""], &["nodes"], &["create", "update", "patch"]),
     (&[""], &["nodes/status", "pods/status"], &["get", "update", "patch"]),
-    (&[""], &["pods"], &["create", "delete"]),
+    (&[""], &["pods"], &["delete"]),
     (&[""], &["pods/eviction", "serviceaccounts/token"], &["create"]),
     (&["", "events.k8s.io"], &["events"], &["create", "update", "patch"]),
     (&["coordination.k8s.io"], &["leases"], &["get", "list", "watch", "create", "update", "patch", "delete"]),
@@ -160,11 +157,9 @@ pub fn built_in(user: &UserInfo, action: &Action<'_>) -> bool {
         && (!user.member_of("system:nodes") || own_node(user, wanted))
 }
 
-/// Whether the user may do everything.
+/// Whether the user may do everything. No name gives that: the control plane's parts in this process are members.
 pub fn all_powerful(user: &UserInfo) -> bool {
     user.member_of(MASTERS)
-        || COMPONENTS.contains(&user.name.as_str())
-        || COMPONENTS.iter().any(|component| user.member_of(component))
 }
 
 /// What [`built_in`] allows, as rules; for those who ask what they may do, and for what they may grant.
@@ -202,7 +197,9 @@ fn own_node(user: &UserInfo, wanted: &Attributes<'_>) -> bool {
     let writes = !READ.contains(&wanted.verb);
     let named_after_nodes = matches!(wanted.resource, "nodes" | "leases");
     let Some(node) = user.name.strip_prefix("system:node:") else { return !writes };
-    !writes || !named_after_nodes || wanted.name.is_empty() || wanted.name == node
+    // A created object has no name yet; the network's own leases are not named after nodes.
+    let unnamed = wanted.name.is_empty() && (wanted.resource == "leases" || wanted.verb == "create");
+    !writes || !named_after_nodes || unnamed || wanted.name == node
 }
 
 /// Paths that anybody may ask for: whoever watches over the server has to get an answer whatever the roles say.
@@ -255,11 +252,14 @@ mod tests {
         let admin = UserInfo::new("admin", &[MASTERS]);
         let scheduler = UserInfo::component("system:kube-scheduler");
         let node = UserInfo::new("system:node:n1", &["system:nodes"]);
-        let dns = UserInfo::component("system:kube-dns");
+        let dns = UserInfo::new("system:kube-dns", &[]);
+        let namesake = UserInfo::new("system:kube-scheduler", &["system:kube-controller-manager"]);
         let account = UserInfo::new("system:serviceaccount:d:x", &["system:serviceaccounts"]);
         let table = [
             (&admin, "delete", "", "secrets", "s", true),
             (&scheduler, "create", "", "pods/binding", "p", true),
+            (&namesake, "list", "", "secrets", "", false),
+            (&node, "create", "", "pods", "", false),
             (&node, "list", "", "pods", "", true),
             (&node, "patch", "", "pods/status", "p", true),
             (&node, "patch", "", "pods", "p", false),

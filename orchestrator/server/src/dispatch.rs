@@ -154,7 +154,13 @@ fn find(request: &ResourceRequest) -> Option<&'static Resource> {
         // All namespaces: only lists and watches.
         (true, false) => request.name.is_none(),
         (false, false) => true,
-        (false, true) => resource.plural == "namespaces" && resource.group.is_empty(),
+        // `/namespaces/NAME` is about the object and in the namespace of that name; below it there are no others.
+        (false, true) => {
+            resource.plural == "namespaces"
+                && resource.group.is_empty()
+                && request.name.is_some()
+                && request.name == request.namespace
+        }
     };
     (fits && discovery::serves(resource)).then_some(resource)
 }

@@ -26,11 +26,15 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn of(headers: &HeaderMap) -> Self {
+    /// # Errors
+    /// 400 when a header is not text: to leave it out would be to act as somebody else.
+    fn of(headers: &HeaderMap) -> Result<Self, Status> {
         let mut wanted = Wanted::default();
         for (name, value) in headers {
             let Some(what) = name.as_str().strip_prefix("impersonate-") else { continue };
-            let Ok(value) = std::str::from_utf8(value.as_bytes()).map(str::to_owned) else { continue };
+            let value = std::str::from_utf8(value.as_bytes())
+                .map_err(|_| Status::bad_request(format!("the header {name} is not UTF-8")))?
+                .to_owned();
             match what {
                 "user" if !value.is_empty() => wanted.user = Some(value),
                 "group" => wanted.groups.push(value),
@@ -43,7 +47,7 @@ impl Wanted {
                 }
             }
         }
-        wanted
+        Ok(wanted)
     }
 
     /// Whom the request then comes from.
@@ -75,7 +79,7 @@ fn service_account(user: &str) -> Option<(&str, &str)> {
 /// # Errors
 /// 403 when the caller may not act as that; 400 when the headers name no user.
 pub(crate) async fn assume(core: &Core, caller: UserInfo, headers: &HeaderMap) -> Result<UserInfo, Status> {
-    let mut wanted = Wanted::of(headers);
+    let mut wanted = Wanted::of(headers)?;
     let Some(user) = wanted.user.take() else {
         if wanted == Wanted::default() {
             return Ok(caller);
@@ -114,7 +118,7 @@ mod tests {
         for (name, value) in headers {
             map.append(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
         }
-        let mut wanted = Wanted::of(&map);
+        let mut wanted = Wanted::of(&map).unwrap();
         let user = wanted.user.take().unwrap();
         wanted.assume(user)
     }

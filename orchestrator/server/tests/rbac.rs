@@ -530,3 +530,44 @@ async fn impersonation_takes_the_verb_for_each_part() {
     admin.headers = vec![("impersonate-user", "joe".into()), ("impersonate-uid", "7".into())];
     assert_eq!(admin.get(pods).await.0, 403);
 }
+
+/// All rights in a Namespace are rights in that one: its path leads to no other Namespace.
+#[tokio::test]
+async fn the_owner_of_a_namespace_reaches_no_other() {
+    let cluster = Cluster::new().await;
+    for name in ["team", "other"] {
+        cluster.admin().put("/api/v1/namespaces", json!({"metadata": {"name": name}})).await;
+    }
+    cluster.bind("team", "owner", ("ClusterRole", "cluster-admin"), user("jane")).await;
+    let jane = cluster.user("jane", &[]);
+    assert_eq!(jane.get("/api/v1/namespaces/team").await.0, 200);
+    let beyond = ["/api/v1/namespaces/team/namespaces", "/api/v1/namespaces/team/namespaces/other"];
+    for path in beyond {
+        for method in [Method::GET, Method::POST, Method::PUT, Method::DELETE] {
+            let (code, answer) =
+                jane.send(method.clone(), path, &json!({"metadata": {"name": "other"}})).await;
+            assert!(matches!(code, 403..=405), "{method} {path}: {code} {answer}");
+        }
+    }
+    assert_eq!(cluster.admin().get("/api/v1/namespaces/other").await.0, 200);
+}
+
+/// A node is given tokens for its own pods' accounts, whatever roles those have; never for anybody else's.
+#[tokio::test]
+async fn a_node_becomes_no_account_but_those_of_its_pods() {
+    let cluster = Cluster::new().await;
+    let admin = cluster.admin();
+    admin.put("/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "robot"}})).await;
+    for (pod, node) in [("here", "n1"), ("there", "n2")] {
+        let spec = json!({"nodeName": node, "serviceAccountName": "robot", "containers": [{"name": "c", "image": "i"}]});
+        admin.put("/api/v1/namespaces/default/pods", json!({"metadata": {"name": pod}, "spec": spec})).await;
+    }
+    let node = cluster.user("system:node:n1", &["system:nodes"]);
+    let path = "/api/v1/namespaces/default/serviceaccounts/robot/token";
+    let bound =
+        |pod: &str| json!({"spec": {"boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": pod}}});
+    for (request, expected) in [(json!({"spec": {}}), 403), (bound("there"), 403), (bound("here"), 201)] {
+        let (code, answer) = node.post(path, request.clone()).await;
+        assert_eq!(code, expected, "{request}: {answer}");
+    }
+}

@@ -6,10 +6,39 @@ use std::collections::{BTreeSet, HashMap};
 use super::rule::{Rule, path_matches};
 use catamaran_api::status::quoted;
 
+/// Parts (a verb on a resource or path) that are looked at one by one. A small rule can have billions of them.
+const MOST_PARTS: usize = 10_000;
+
+/// The wanted rules have more parts than can be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the rules grant more than {MOST_PARTS} combinations of verb and resource; split them, or use \"*\"")]
+pub struct TooLarge;
+
 /// What `held` lacks of `wanted`, in rules of one verb on one resource or path each.
-pub fn missing(held: &[Rule], wanted: &[Rule]) -> Missing {
-    let parts = wanted.iter().flat_map(break_down);
+///
+/// # Errors
+/// The rules that no held rule covers whole have more than [`MOST_PARTS`] parts.
+pub fn missing(held: &[Rule], wanted: &[Rule]) -> Result<Missing, TooLarge> {
+    let open: Vec<&Rule> =
+        wanted.iter().filter(|wanted| !held.iter().any(|rule| covers(rule, wanted))).collect();
+    let all = open.iter().try_fold(0_usize, |all, rule| all.checked_add(parts(rule)?));
+    if all.is_none_or(|all| all > MOST_PARTS) {
+        return Err(TooLarge);
+    }
+    Ok(lacking(held, open))
+}
+
+/// The same for wanted rules that are known to be few.
+pub(super) fn lacking<'a>(held: &[Rule], wanted: impl IntoIterator<Item = &'a Rule>) -> Missing {
+    let parts = wanted.into_iter().flat_map(break_down);
     Missing(parts.filter(|part| !held.iter().any(|rule| covers(rule, part))).collect())
+}
+
+/// How many parts a rule has; none when that cannot be counted.
+fn parts(rule: &Rule) -> Option<usize> {
+    let places = rule.api_groups.len().checked_mul(rule.resources.len())?;
+    let places = places.checked_mul(rule.resource_names.len().max(1))?;
+    places.checked_add(rule.non_resource_urls.len())?.checked_mul(rule.verbs.len())
 }
 
 /// Rules that somebody lacks.

@@ -92,7 +92,10 @@ async fn confirm(context: &Context, wanted: &[Rule]) -> Result<Result<(), String
     let namespace = context.namespace().unwrap_or_default();
     let (mut held, faults) = context.core.rbac.ask(|index| index.rules_of(user, namespace)).await?;
     held.extend(authorize::built_in_rules(user));
-    let missing = covers::missing(&held, wanted);
+    let missing = match covers::missing(&held, wanted) {
+        Ok(missing) => missing,
+        Err(too_large) => return Ok(Err(too_large.to_string())),
+    };
     Ok(if missing.is_empty() { Ok(()) } else { Err(refusal(user, &missing.describe(), &faults)) })
 }
 

@@ -71,7 +71,7 @@ struct Subject {
     text: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Whose {
     User,
     Group,
@@ -303,11 +303,15 @@ fn role(object: &Value) -> Role {
 
 fn binding(namespace: Option<&str>, name: &str, object: &Value) -> Option<Binding> {
     let subjects = object["subjects"].as_array().into_iter().flatten();
+    // Once each: who is named again and again has the same rights.
+    let mut known = HashSet::new();
+    let subjects = subjects.filter_map(|value| subject(value, namespace));
+    let subjects = subjects.filter(|subject| known.insert((subject.whose, subject.name.clone()))).collect();
     Some(Binding {
         namespace: namespace.map(str::to_owned),
         name: name.to_owned(),
         role: RoleRef::from_value(&object["roleRef"])?,
-        subjects: subjects.filter_map(|value| subject(value, namespace)).collect(),
+        subjects,
     })
 }
 

@@ -61,7 +61,7 @@ fn add_rules(new: &mut Value, expected: &Value) {
     if expected["aggregationRule"].is_object() {
         return;
     }
-    let missing = covers::missing(&Rule::list(new), &Rule::list(expected)).rules();
+    let missing = covers::lacking(&Rule::list(new), &Rule::list(expected)).rules();
     if missing.is_empty() {
         return;
     }

@@ -10,6 +10,8 @@ use catamaran_api::kind::{self, GroupVersionKind};
 use catamaran_api::status::{GroupResource, Status};
 use catamaran_api::{meta, time};
 
+use crate::authenticate::UserInfo;
+use crate::authorize;
 use crate::body::Body;
 use crate::context::Context;
 use crate::options::WriteOptions;
@@ -77,6 +79,8 @@ async fn bound(context: &Context, account: &Value, request: &Value) -> Result<Bo
     let wanted = &request["spec"]["boundObjectRef"];
     let name = wanted["name"].as_str().unwrap_or_default();
     let plural = match wanted["kind"].as_str() {
+        // A node gets tokens for its pods, and for nobody else.
+        None | Some("Secret") if is_node(&context.user) => return Err(not_for_this_node(context)),
         None => return Ok(bound),
         Some("Pod") => "pods",
         Some("Secret") => "secrets",
@@ -104,6 +108,9 @@ async fn bound(context: &Context, account: &Value, request: &Value) -> Result<Bo
             meta::name(account)
         )));
     }
+    if of_another_node(&context.user, &object) {
+        return Err(not_for_this_node(context));
+    }
     if let Some(node) = object["spec"]["nodeName"].as_str().filter(|node| !node.is_empty())
         && let Some(nodes) = kind::find("", "v1", "nodes")
         && let Ok((_, node)) = registry::load_object(&context.about(nodes, None, Some(node))).await
@@ -112,4 +119,17 @@ async fn bound(context: &Context, account: &Value, request: &Value) -> Result<Bo
     }
     bound.pod = Some(reference(&object));
     Ok(bound)
+}
+
+fn is_node(user: &UserInfo) -> bool {
+    user.member_of("system:nodes") && !authorize::all_powerful(user)
+}
+
+fn of_another_node(user: &UserInfo, pod: &Value) -> bool {
+    is_node(user) && pod["spec"]["nodeName"].as_str() != user.name.strip_prefix("system:node:")
+}
+
+fn not_for_this_node(context: &Context) -> Status {
+    let why = "a node is given tokens for the accounts of its own pods only";
+    Status::forbidden(context.group_resource(), context.name(), why)
 }
