@@ -1,6 +1,9 @@
 //! The processes of a cluster, as the kernel tells them.
 
 use std::fs;
+use std::time::Duration;
+
+use crate::wait::until;
 
 /// A running process of the binary under test.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,11 +54,21 @@ fn words(pid: i32) -> Vec<String> {
     String::from_utf8_lossy(&line).split('\0').filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
-/// Ends processes with -9; those that are gone already do not matter.
+/// Ends processes with -9 and waits until they are gone; those that are gone already do not matter.
 ///
 /// # Panics
-/// When there is no `kill`.
+/// When there is no `kill`, or a process does not end.
 pub fn kill(processes: &[Process]) {
     let pids: Vec<_> = processes.iter().map(|process| process.pid.to_string()).collect();
-    std::process::Command::new("kill").arg("-9").args(pids).output().expect("`kill` starts");
+    std::process::Command::new("kill").arg("-9").args(&pids).output().expect("`kill` starts");
+    // The signal is only sent by then: what dies still looks alive for a moment.
+    until("killed processes are gone", Duration::from_secs(10), || {
+        let alive: Vec<_> = pids.iter().filter(|pid| is_alive(pid)).collect();
+        if alive.is_empty() { Ok(()) } else { Err(format!("{alive:?}")) }
+    });
+}
+
+fn is_alive(pid: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
