@@ -76,9 +76,18 @@ impl Pods for SharedShim {
 
     async fn exits(&self, after: u64) -> Result<Vec<ExitEvent>, TaskError> {
         let mut newest = self.0.newest.subscribe();
+        // The newest number says nothing of whether an exit is in the list: it goes on from an earlier worker.
+        let some = async {
+            loop {
+                let found: Vec<ExitEvent> =
+                    lock(&self.0.events).iter().filter(|event| event.sequence > after).cloned().collect();
+                if !found.is_empty() || newest.changed().await.is_err() {
+                    return found;
+                }
+            }
+        };
         // None within the time is an answer too: an empty one.
-        let _ = tokio::time::timeout(LONG_POLL, newest.wait_for(|newest| *newest > after)).await;
-        Ok(lock(&self.0.events).iter().filter(|event| event.sequence > after).cloned().collect())
+        Ok(tokio::time::timeout(LONG_POLL, some).await.unwrap_or_default())
     }
 
     async fn exec(&self, id: &ContainerId, exec: ExecSpec) -> Result<u32, TaskError> {

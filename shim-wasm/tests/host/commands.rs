@@ -128,6 +128,13 @@ async fn a_flood_of_output_waits_and_loses_nothing() {
     }
 }
 
+/// Whoever follows the exits of an idle host must wait, or would turn in circles.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exits_are_waited_for_while_nothing_ended() {
+    let (host, _) = host(Isolation::Shared);
+    assert!(tokio::time::timeout(Duration::from_millis(300), host.exits(0)).await.is_err());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn states_and_wrong_calls() {
     let (host, _) = host(Isolation::Shared);
