@@ -31,8 +31,10 @@ const LOOK: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(1);
 /// Memory kept back for the node itself.
 const RESERVED_MEMORY: i64 = 256 << 20;
-/// Free space of the data directory below which the node says so, in percent.
+/// Free space of the data directory's file system below which the node says so: a share of it, but of a large one no
+/// more than pulling an image needs. A machine of its own user may be fuller than a server and still fine.
 const DISK_PRESSURE_PERCENT: u64 = 5;
+const DISK_PRESSURE_MOST: u64 = 1 << 30;
 /// Available memory below which the node says so, in bytes.
 const MEMORY_PRESSURE: i64 = 100 << 20;
 /// Free process ids below which the node says so, in percent.
@@ -247,8 +249,11 @@ fn conditions(capacity: &Capacity, now: Timestamp) -> Vec<core::NodeCondition> {
         ),
         pressure(
             "DiskPressure",
-            capacity.disk_free < capacity.disk / 100 * DISK_PRESSURE_PERCENT,
-            ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+            capacity.disk_free < (capacity.disk / 100 * DISK_PRESSURE_PERCENT).min(DISK_PRESSURE_MOST),
+            (
+                "KubeletHasDiskPressure",
+                "kubelet has disk pressure: less than 5 % and less than 1 GiB is free where the data directory is",
+            ),
             ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
         ),
         pressure(
@@ -358,6 +363,14 @@ mod tests {
             (capacity(), ["False", "False", "False", "True"]),
             (Capacity { memory_available: 1 << 20, ..capacity() }, ["True", "False", "False", "True"]),
             (Capacity { disk_free: 10, ..capacity() }, ["False", "True", "False", "True"]),
+            (
+                Capacity { disk: 1 << 40, disk_free: 2 << 30, ..capacity() },
+                ["False", "False", "False", "True"],
+            ),
+            (
+                Capacity { disk: 1 << 40, disk_free: 1 << 29, ..capacity() },
+                ["False", "True", "False", "True"],
+            ),
             (Capacity { pids_used: 990, ..capacity() }, ["False", "False", "True", "True"]),
         ];
         for (capacity, expected) in table {

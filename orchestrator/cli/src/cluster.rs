@@ -13,6 +13,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// Time between two looks while waiting.
 const LOOK: Duration = Duration::from_millis(50);
+/// Time for finding out why a wait ran out.
+const HINT: Duration = Duration::from_secs(2);
 
 /// Why the cluster could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -120,7 +122,14 @@ impl Cluster {
             }
             sleep(LOOK).await;
         }
-        Err(ClusterError::Timeout { what: what.to_owned(), seconds: limit.as_secs(), hint: last })
+        let hint = self.last_warning().await.unwrap_or(last);
+        Err(ClusterError::Timeout { what: what.to_owned(), seconds: limit.as_secs(), hint })
+    }
+
+    /// The newest warning of all events: most likely why something waited for does not come.
+    async fn last_warning(&self) -> Option<String> {
+        let events = timeout(HINT, self.get("/api/v1/events?fieldSelector=type%3DWarning")).await;
+        newest_warning(&events.ok()?.ok()?)
     }
 }
 
@@ -175,6 +184,14 @@ fn why_not(object: &Value) -> String {
     unmet.next_back().unwrap_or("see `kubectl get events` and the logs in the data directory").to_owned()
 }
 
+/// What the last of these events says, and of whom.
+fn newest_warning(events: &Value) -> Option<String> {
+    let at = |event: &Value| time(&event["lastTimestamp"]).or_else(|| time(&event["eventTime"]));
+    let newest = events["items"].as_array()?.iter().max_by_key(|event| at(event))?;
+    let (object, text) = (&newest["involvedObject"], newest["message"].as_str()?);
+    Some(format!("{} {}: {text}", object["kind"].as_str()?.to_lowercase(), object["name"].as_str()?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -196,5 +213,19 @@ mod tests {
         let all = documents("x", "kind: A\n---\n---\nkind: B\n").unwrap();
         assert_eq!(all, [json!({"kind": "A"}), json!({"kind": "B"})]);
         assert!(documents("x", "a: 1\na: 2\n").unwrap_err().to_string().contains("not usable"));
+    }
+
+    #[test]
+    fn the_newest_warning_is_told() {
+        let event = |second: u8, name: &str| {
+            json!({
+                "involvedObject": {"kind": "Pod", "name": name},
+                "message": "no space",
+                "lastTimestamp": format!("2026-01-02T03:04:0{second}Z"),
+            })
+        };
+        let events = json!({"items": [event(1, "a"), event(3, "b"), event(2, "c")]});
+        assert_eq!(newest_warning(&events).as_deref(), Some("pod b: no space"));
+        assert_eq!(newest_warning(&json!({"items": []})), None);
     }
 }
