@@ -7,7 +7,9 @@ use crate::samples::{self, NAMESPACE};
 use crate::support::Api;
 
 /// Group, version, plural; a merge patch; the field that the refusal names.
-fn changes() -> Vec<((&'static str, &'static str, &'static str), Value, &'static str)> {
+type Change = ((&'static str, &'static str, &'static str), Value, &'static str);
+
+fn of_workloads() -> Vec<Change> {
     let selector = json!({"spec": {"selector": {"matchLabels": {"app": "b"}}, "template": {"metadata": {"labels": {"app": "b"}}}}});
     vec![
         (("apps", "v1", "deployments"), selector.clone(), "spec.selector"),
@@ -35,6 +37,11 @@ fn changes() -> Vec<((&'static str, &'static str, &'static str), Value, &'static
         (("", "v1", "persistentvolumeclaims"), json!({"spec": {"volumeMode": "Block"}}), "spec"),
         (("", "v1", "nodes"), json!({"spec": {"podCIDRs": ["10.128.8.0/24"]}}), "spec.podCIDRs"),
         (("", "v1", "resourcequotas"), json!({"spec": {"scopes": ["BestEffort"]}}), "spec.scopes"),
+    ]
+}
+
+fn of_infrastructure() -> Vec<Change> {
+    vec![
         (
             ("storage.k8s.io", "v1", "storageclasses"),
             json!({"provisioner": "example.com/other"}),
@@ -95,7 +102,7 @@ async fn what_is_decided_once_stays() {
     let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
     api.post(&format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts"), &account).await.ok();
     let mut wrong = Vec::new();
-    for ((group, version, plural), change, field) in changes() {
+    for ((group, version, plural), change, field) in of_workloads().into_iter().chain(of_infrastructure()) {
         let resource = kind::find(group, version, plural).unwrap();
         let place = if resource.namespaced() { format!("/namespaces/{NAMESPACE}") } else { String::new() };
         let collection = format!("{}{place}/{plural}", resource.root_path());
