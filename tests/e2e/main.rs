@@ -11,6 +11,7 @@ mod network;
 mod pods;
 mod restart;
 mod services;
+mod streams;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -28,6 +29,8 @@ const TESTS: &[(&str, fn())] = &[
     ("pods::unschedulable_pods_say_why_and_try_again", pods::unschedulable_pods_say_why_and_try_again),
     ("services::reachable_from_everywhere", services::reachable_from_everywhere),
     ("services::rolling_updates_lose_nothing", services::rolling_updates_lose_nothing),
+    ("streams::every_kubectl", streams::every_kubectl),
+    ("streams::requests_are_passed_on", streams::requests_are_passed_on),
     ("restart::containers_survive_every_kill", restart::containers_survive_every_kill),
     ("restart::a_killed_wasm_host_refuses_no_connection", restart::a_killed_wasm_host_refuses_no_connection),
     ("down::nothing_is_left", down::nothing_is_left),

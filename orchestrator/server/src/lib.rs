@@ -38,6 +38,7 @@ mod strategy;
 mod subresources;
 mod table;
 pub mod token;
+mod upstream;
 mod verbs;
 
 pub use crate::core::{ServerConfig, ServerError, ServiceRange};
