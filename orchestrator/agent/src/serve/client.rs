@@ -49,7 +49,10 @@ enum SpdyTransport {
 }
 
 fn pod() -> Pod {
-    let containers = json!([{"name": "c", "stdin": true, "stdinOnce": true}, {"name": "w"}]);
+    let containers = json!([
+        {"name": "c", "stdin": true, "stdinOnce": true},
+        {"name": "w", "stdin": true, "stdinOnce": true, "tty": true},
+    ]);
     let metadata = json!({"name": "web", "namespace": "shop", "uid": "u1"});
     serde_json::from_value(json!({"metadata": metadata, "spec": {"containers": containers}})).unwrap()
 }
@@ -81,6 +84,18 @@ impl Endpoint {
     pub(super) async fn start() -> Self {
         let mut bench = Bench::new().await;
         let context = bench.agent();
+        let wasm_host = context.shims.pretend_running(&ShimKey::Shared("shop".into()));
+        let (shim, socket) = (bench.shim.clone(), wasm_host.clone());
+        tokio::spawn(async move {
+            let serving =
+                catamaran_task::server::serve(&wasm_host, shim, Arc::default(), std::future::pending::<()>());
+            serving.await.unwrap();
+        });
+        while !socket.exists() {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        bench.shim.pretend_running("u1_c_0");
+        bench.shim.pretend_running("u1_w_0");
         context.roster.put(Arc::new(pod()));
         record().save(&context.paths.pod("u1").record()).unwrap();
         Self::of(bench, context).await

@@ -164,16 +164,42 @@ fn say(endpoint: &Endpoint, entries: &[&str]) {
     }
 }
 
+/// Makes the pipe that a program reads, and opens the program's end.
+fn stdin_of(pipe: &std::path::Path) -> tokio::net::unix::pipe::Receiver {
+    std::fs::create_dir_all(pipe.parent().unwrap()).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, pipe, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+    tokio::net::unix::pipe::OpenOptions::new().open_receiver(pipe).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_with_tty_has_a_line_editor() {
+    let endpoint = Endpoint::start().await;
+    let paths = crate::config::Paths::of(&crate::testing::config(endpoint.bench.dir.path()));
+    let mut program = stdin_of(&paths.run.join("stdin/u1_w_0"));
+    let mut client = endpoint.spdy("/attach/shop/web/w?input=1&output=1&tty=1", &ALL_SPDY).await;
+    let [_, stdin, stdout, _] = open(&mut client, ["error", "stdin", "stdout", "resize"]).await;
+    client.data(stdin, b"typoo\x7f\x7fed\r", false).await;
+    let mut echo = Vec::new();
+    while !echo.ends_with(b"\n") {
+        let Some(Frame::Data { stream, data, .. }) = client.next().await else { panic!("{echo:?}") };
+        assert_eq!(stream, stdout);
+        echo.extend_from_slice(&data);
+    }
+    assert_eq!(echo, b"typoo\x08 \x08\x08 \x08ed\r\n");
+    client.data(stdin, b"\x04", false).await;
+    let mut lines = Vec::new();
+    tokio::io::AsyncReadExt::read_to_end(&mut program, &mut lines).await.unwrap();
+    assert_eq!(lines, b"typed\n");
+    assert!(endpoint.bench.shim.count("close stdin") >= 1, "control-D");
+    client.data(stdin, b"", true).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn attach_talks_to_the_first_process() {
     let endpoint = Endpoint::start().await;
     let paths = crate::config::Paths::of(&crate::testing::config(endpoint.bench.dir.path()));
-    endpoint.bench.shim.pretend_running("u1_c_0");
     say(&endpoint, &["stdout F over", "stdout P name? "]);
-    let pipe = paths.shim("oci").join("containers/u1_c_0/stdin");
-    std::fs::create_dir_all(pipe.parent().unwrap()).unwrap();
-    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
-    let mut program = tokio::net::unix::pipe::OpenOptions::new().open_receiver(&pipe).unwrap();
+    let mut program = stdin_of(&paths.shim("oci").join("containers/u1_c_0/stdin"));
     let mut client = endpoint.spdy("/attach/shop/web/c?input=1&output=1&error=1", &ALL_SPDY).await;
     let [error, stdin, stdout, stderr] = open(&mut client, ["error", "stdin", "stdout", "stderr"]).await;
     let mut said = std::collections::BTreeMap::<u32, Vec<u8>>::new();

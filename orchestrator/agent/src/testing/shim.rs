@@ -165,7 +165,8 @@ impl Pods for FakeShim {
         }
     }
 
-    async fn exec(&self, _: &ContainerId, exec: ExecSpec) -> Result<u32, TaskError> {
+    async fn exec(&self, id: &ContainerId, exec: ExecSpec) -> Result<u32, TaskError> {
+        self.change(id, |_| ())?;
         let (ended, exit) = watch::channel(None);
         self.commands.lock().unwrap().insert(exec.exec_id.clone(), exit);
         tokio::spawn(async move {
