@@ -11,6 +11,7 @@ mod network;
 mod pods;
 mod restart;
 mod services;
+mod streams;
 mod workloads;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -33,6 +34,8 @@ const TESTS: &[(&str, fn())] = &[
     ("workloads::stateful_sets_keep_names", workloads::stateful_sets_keep_names),
     ("workloads::daemon_sets_have_a_pod_on_the_node", workloads::daemon_sets_have_a_pod_on_the_node),
     ("workloads::autoscalers_follow_what_pods_use", workloads::autoscalers_follow_what_pods_use),
+    ("streams::every_kubectl", streams::every_kubectl),
+    ("streams::requests_are_passed_on", streams::requests_are_passed_on),
     ("restart::containers_survive_every_kill", restart::containers_survive_every_kill),
     ("restart::a_killed_wasm_host_refuses_no_connection", restart::a_killed_wasm_host_refuses_no_connection),
     ("down::nothing_is_left", down::nothing_is_left),

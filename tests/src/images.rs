@@ -109,7 +109,7 @@ pub fn busybox() -> Image {
     for name in [
         "ls", "cat", "echo", "sleep", "wget", "nslookup", "id", "hostname", "env", "tty", "stat", "nc",
         "true", "false", "ps", "head", "dd", "grep", "seq", "httpd", "mount", "touch", "date", "test",
-        "kill", "stty",
+        "kill", "stty", "tar", "md5sum",
     ] {
         base = base.symlink(&format!("bin/{name}"), "/bin/busybox");
     }

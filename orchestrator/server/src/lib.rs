@@ -40,6 +40,7 @@ mod strategy;
 mod subresources;
 mod table;
 pub mod token;
+mod upstream;
 mod usage;
 mod verbs;
 mod warnings;

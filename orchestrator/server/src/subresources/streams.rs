@@ -1,8 +1,8 @@
-//! `log`, `exec`, `attach`, `portforward` of pods and `proxy` of nodes: passed on to the agent of the pod's node.
+//! `log`, `exec`, `attach` and `portforward` of pods: passed on to the agent of the pod's node.
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::{Method, Response};
+use http::{Method, Request, Response, header};
 use hyper::upgrade::OnUpgrade;
 use serde_json::Value;
 
@@ -11,10 +11,10 @@ use catamaran_api::meta;
 use catamaran_api::status::Status;
 
 use crate::agent::AgentAddress;
-use crate::body::Body;
+use crate::body::{self, Body};
 use crate::context::Context;
 use crate::query::{Query, encode};
-use crate::registry;
+use crate::{registry, upstream};
 
 /// Port of agents that do not say another one.
 const AGENT_PORT: u16 = 10250;
@@ -28,12 +28,19 @@ pub(crate) async fn connect(
     let (_, pod) = registry::load_object(context).await?;
     let subresource = context.request.subresource.as_deref().unwrap_or_default();
     let path = path(subresource, &pod, &context.query)?;
+    if subresource != "log" && upgrade.is_none() {
+        return Err(Status::bad_request("Upgrade request required"));
+    }
     let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
     if node.is_empty() {
         return Err(Status::bad_request(format!("pod {} does not have a host assigned", context.name())));
     }
     let agent = agent(context, node).await?;
-    context.core.agents.forward(&agent, (method, path, context.headers.clone()), upgrade).await
+    let request = Request::builder().method(method).uri(path).body(body::empty());
+    let mut request = request.map_err(Status::internal_error)?;
+    *request.headers_mut() = upstream::pass_on(&context.headers, upgrade.is_some());
+    request.headers_mut().remove(header::CONTENT_LENGTH);
+    context.core.agents.forward(&agent, request, upgrade).await
 }
 
 /// Where the agent of a node listens: its InternalIP and the port in its status.
