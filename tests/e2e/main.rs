@@ -11,6 +11,7 @@ mod network;
 mod pods;
 mod restart;
 mod services;
+mod workloads;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -28,6 +29,9 @@ const TESTS: &[(&str, fn())] = &[
     ("pods::unschedulable_pods_say_why_and_try_again", pods::unschedulable_pods_say_why_and_try_again),
     ("services::reachable_from_everywhere", services::reachable_from_everywhere),
     ("services::rolling_updates_lose_nothing", services::rolling_updates_lose_nothing),
+    ("workloads::jobs_run_to_their_end", workloads::jobs_run_to_their_end),
+    ("workloads::stateful_sets_keep_names", workloads::stateful_sets_keep_names),
+    ("workloads::daemon_sets_have_a_pod_on_the_node", workloads::daemon_sets_have_a_pod_on_the_node),
     ("restart::containers_survive_every_kill", restart::containers_survive_every_kill),
     ("restart::a_killed_wasm_host_refuses_no_connection", restart::a_killed_wasm_host_refuses_no_connection),
     ("down::nothing_is_left", down::nothing_is_left),

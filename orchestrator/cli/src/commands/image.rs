@@ -74,8 +74,7 @@ fn reference(settings: &Settings, name: &str) -> Result<Reference, String> {
 }
 
 async fn digest_of(reference: &Reference) -> Result<String, oci_client::errors::OciDistributionError> {
-    let protocol = oci_client::client::ClientProtocol::Http;
-    let client = oci_client::Client::new(oci_client::client::ClientConfig { protocol, ..Default::default() });
+    let client = oci_client::Client::new(crate::images::plain());
     client.auth(reference, &RegistryAuth::Anonymous, RegistryOperation::Pull).await?;
     client.fetch_manifest_digest(reference, &RegistryAuth::Anonymous).await
 }
