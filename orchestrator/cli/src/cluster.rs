@@ -234,10 +234,11 @@ fn why_not(object: &Value) -> String {
     unmet.next_back().unwrap_or("see `kubectl get events` and the logs in the data directory").to_owned()
 }
 
-/// What the last of these events says, and of whom.
+/// What the last of these events says, and of whom. One that only names a reason (`Error: ErrImagePull`) counts less.
 fn newest_warning(events: &Value) -> Option<String> {
     let at = |event: &Value| time(&event["lastTimestamp"]).or_else(|| time(&event["eventTime"]));
-    let newest = events["items"].as_array()?.iter().max_by_key(|event| at(event))?;
+    let is_bare = |event: &Value| event["message"].as_str().is_some_and(|text| text.starts_with("Error: "));
+    let newest = events["items"].as_array()?.iter().max_by_key(|event| (!is_bare(event), at(event)))?;
     let (object, text) = (&newest["involvedObject"], newest["message"].as_str()?);
     Some(format!("{} {}: {text}", object["kind"].as_str()?.to_lowercase(), object["name"].as_str()?))
 }
@@ -275,6 +276,10 @@ mod tests {
             })
         };
         let events = json!({"items": [event(1, "a"), event(3, "b"), event(2, "c")]});
+        assert_eq!(newest_warning(&events).as_deref(), Some("pod b: no space"));
+        let mut bare = event(4, "c");
+        bare["message"] = "Error: ImagePullBackOff".into();
+        let events = json!({"items": [event(3, "b"), bare]});
         assert_eq!(newest_warning(&events).as_deref(), Some("pod b: no space"));
         assert_eq!(newest_warning(&json!({"items": []})), None);
     }
