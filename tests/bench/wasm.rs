@@ -21,7 +21,7 @@ const POD: &str = r#"{"apiVersion": "v1", "kind": "List", "items": [
     {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "bench", "labels": {"app": "bench"}}, "spec": {"containers": [{
         "name": "c", "image": "localhost:5000/hello-wasm:1", "ports": [{"containerPort": 8080}],
         "env": [{"name": "POD_NAME", "value": "bench"}],
-        "resources": {"limits": {"cpu": "2", "memory": "256Mi"}}}]}},
+        "resources": {"requests": {"cpu": "10m"}, "limits": {"cpu": "2", "memory": "256Mi"}}}]}},
     {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "bench"},
         "spec": {"selector": {"app": "bench"}, "ports": [{"port": 80, "targetPort": 8080}]}}]}"#;
 

@@ -34,6 +34,7 @@ const TESTS: &[(&str, fn())] = &[
     ("workloads::jobs_run_to_their_end", workloads::jobs_run_to_their_end),
     ("workloads::stateful_sets_keep_names", workloads::stateful_sets_keep_names),
     ("workloads::daemon_sets_have_a_pod_on_the_node", workloads::daemon_sets_have_a_pod_on_the_node),
+    ("workloads::autoscalers_follow_what_pods_use", workloads::autoscalers_follow_what_pods_use),
     ("restart::containers_survive_every_kill", restart::containers_survive_every_kill),
     ("restart::a_killed_wasm_host_refuses_no_connection", restart::a_killed_wasm_host_refuses_no_connection),
     ("down::nothing_is_left", down::nothing_is_left),

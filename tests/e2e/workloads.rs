@@ -193,3 +193,35 @@ pub(crate) fn daemon_sets_have_a_pod_on_the_node() {
         kubectl.ok(&["wait", "--for=delete", "pod", "-l", "app=agent", "--timeout=60s"]);
     }
 }
+
+/// A HorizontalPodAutoscaler gives a Deployment whose pods are busy more of them, by what the agent counts.
+pub(crate) fn autoscalers_follow_what_pods_use() {
+    let cluster = pods::cluster();
+    let kubectl = &cluster.kubectl;
+    let name = |kind: Kind| format!("busy-{}", if kind == Kind::Wasm { "wasm" } else { "container" });
+    for kind in BOTH {
+        let container = kind.container(&["spin", "600000"], "while :; do :; done");
+        let resources = json!({"requests": {"cpu": "50m"}, "limits": {"cpu": "150m"}});
+        let container = merged(container, json!({"resources": resources}));
+        let (name, labels) = (name(kind), json!({"busy": name(kind)}));
+        let spec = json!({"containers": [container], "terminationGracePeriodSeconds": 0});
+        let template = json!({"metadata": {"labels": labels}, "spec": spec});
+        apply(
+            kubectl,
+            ("apps/v1", "Deployment"),
+            &name,
+            json!({"selector": {"matchLabels": labels}, "template": template}),
+        );
+        kubectl.ok(&["autoscale", "deployment", &name, "--min=1", "--max=2", "--cpu-percent=100"]);
+    }
+    for kind in BOTH {
+        let name = name(kind);
+        until(&format!("{name} grows"), Duration::from_secs(150), || {
+            let replicas = kubectl.value(&["deployment", &name], "{.spec.replicas}");
+            if replicas == "2" { Ok(()) } else { Err(kubectl.ok(&["describe", "hpa", &name])) }
+        });
+        let condition = "{.status.conditions[?(@.type=='ScalingActive')].reason}";
+        assert_eq!(kubectl.value(&["hpa", &name], condition), "ValidMetricFound", "{name}");
+    }
+    assert!(kubectl.ok(&["top", "pods"]).contains("busy-wasm"));
+}

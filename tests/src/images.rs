@@ -6,9 +6,7 @@ use std::io::Write;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use oci_client::client::{
-    Certificate, CertificateEncoding, ClientConfig, ClientProtocol, Config, ImageLayer,
-};
+use oci_client::client::{ClientConfig, ClientProtocol, Config, ImageLayer};
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference};
 use serde_json::{Value, json};
@@ -180,13 +178,7 @@ pub fn push_annotated(
 ) -> String {
     crate::cluster::use_ring();
     let reference: Reference = name.parse().expect("an image name");
-    let authority = |data| Certificate { encoding: CertificateEncoding::Der, data };
-    let authorities = catamaran_client::roots::where_the_system_has_none().into_iter().map(authority);
-    let client = Client::new(ClientConfig {
-        protocol: ClientProtocol::Http,
-        extra_root_certificates: authorities.collect(),
-        ..ClientConfig::default()
-    });
+    let client = Client::new(ClientConfig { protocol: ClientProtocol::Http, ..ClientConfig::default() });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let manifest = oci_client::manifest::OciImageManifest::build(&layers, &config, annotations);

@@ -7,7 +7,9 @@
 //! | `channels` | WebSocket with numbered channels, as kubectl speaks it |
 //! | `exec` | `/exec` and `/attach` |
 //! | `portforward` | `/portForward` |
-//! | `stats` | `/metrics`, `/stats/summary`, `/pods` |
+//! | `stats` | `/metrics`, `/metrics/resource`, `/metrics/cadvisor`, `/stats/summary`, `/pods` |
+//! | `exposition` | figures in Prometheus' text form |
+//! | `machine` | what the whole machine uses |
 
 use std::io;
 use std::net::SocketAddr;
@@ -41,7 +43,9 @@ use crate::record::{ContainerRecord, PodRecord};
 
 mod channels;
 mod exec;
+mod exposition;
 mod logs;
+mod machine;
 mod portforward;
 mod stats;
 
@@ -130,6 +134,8 @@ fn router(context: Arc<Context>) -> Router {
         .route("/portForward/{namespace}/{pod}", get(portforward::serve).post(channels::no_spdy))
         .route("/pods", get(stats::pods))
         .route("/metrics", get(stats::metrics))
+        .route("/metrics/resource", get(stats::resource))
+        .route("/metrics/cadvisor", get(stats::cadvisor))
         .route("/stats/summary", get(stats::summary))
         .with_state(context)
 }

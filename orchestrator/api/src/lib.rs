@@ -34,8 +34,10 @@ pub mod table;
 pub mod time;
 /// Validation of whole objects.
 pub mod validate;
-/// YAML as Kubernetes reads it.
-mod yaml;
+/// What is allowed and yet not wise.
+pub mod warn;
+/// YAML as Kubernetes reads and writes it.
+pub mod yaml;
 
 mod depth;
 mod fields;

@@ -9,6 +9,7 @@ use crate::kind::Resource;
 mod check;
 mod cluster;
 mod config;
+mod csi;
 mod job;
 mod metadata;
 mod network;
@@ -94,6 +95,9 @@ fn spec(resource: &Resource, o: &Value, errors: &mut Errors) {
         ("", "limitranges" | "resourcequotas") | ("policy" | "autoscaling", _) => {
             policy::validate(resource, o, errors);
         }
+        ("storage.k8s.io", "csidrivers" | "csinodes" | "csistoragecapacities" | "volumeattachments") => {
+            csi::validate(resource.plural, o, errors);
+        }
         ("", "persistentvolumeclaims" | "persistentvolumes") | ("storage.k8s.io", _) => {
             storage::validate(resource.plural, o, errors);
         }
@@ -114,11 +118,18 @@ fn transition(resource: &Resource, new: &Value, old: &Value, errors: &mut Errors
         ("", "services") | ("discovery.k8s.io", _) => service::update(resource.plural, new, old, errors),
         ("apps", _) => workload::update(resource.plural, new, old, errors),
         ("batch", _) => job::update(resource.plural, new, old, errors),
+        ("storage.k8s.io", "csidrivers" | "csinodes" | "csistoragecapacities" | "volumeattachments") => {
+            csi::update(resource.plural, new, old, errors);
+        }
         ("", "persistentvolumeclaims" | "persistentvolumes") | ("storage.k8s.io", _) => {
             storage::update(resource.plural, new, old, errors);
         }
+        ("networking.k8s.io", _) => network::update(resource.plural, new, old, errors),
+        ("", "resourcequotas") => policy::update(new, old, errors),
         ("rbac.authorization.k8s.io", _) => rbac::update(resource.plural, new, old, errors),
-        ("node.k8s.io" | "scheduling.k8s.io", _) => cluster::update(resource.plural, new, old, errors),
+        ("", "nodes") | ("node.k8s.io" | "scheduling.k8s.io", _) => {
+            cluster::update(resource.plural, new, old, errors);
+        }
         _ => {}
     }
 }

@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use bytes::Bytes;
-use oci_client::client::{
-    Certificate, CertificateEncoding, ClientConfig, ClientProtocol, Config, ImageLayer,
-};
+use oci_client::client::{ClientConfig, ClientProtocol, Config, ImageLayer};
 use oci_client::manifest::{OciImageManifest, OciManifest};
 use oci_client::{Client, Reference};
 use serde_json::{Value, json};
@@ -49,17 +47,6 @@ pub(crate) enum PushError {
     },
 }
 
-/// How a registry on loopback is spoken to. (A client wants authorities to trust even for plain HTTP.)
-pub(crate) fn plain() -> ClientConfig {
-    let authority = |data| Certificate { encoding: CertificateEncoding::Der, data };
-    let authorities = catamaran_client::roots::where_the_system_has_none().into_iter().map(authority);
-    ClientConfig {
-        protocol: ClientProtocol::Http,
-        extra_root_certificates: authorities.collect(),
-        ..ClientConfig::default()
-    }
-}
-
 /// A registry on loopback that takes images.
 pub(crate) struct Pusher {
     client: Client,
@@ -71,7 +58,11 @@ pub(crate) struct Pusher {
 impl Pusher {
     /// The built-in registry of the cluster on this machine.
     pub(crate) fn local(port: u16) -> Self {
-        let config = ClientConfig { use_monolithic_push: true, ..plain() };
+        let config = ClientConfig {
+            protocol: ClientProtocol::Http,
+            use_monolithic_push: true,
+            ..ClientConfig::default()
+        };
         Pusher { client: Client::new(config), registry: format!("localhost:{port}") }
     }
 

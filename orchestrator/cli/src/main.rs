@@ -1,5 +1,6 @@
 //! The one binary: parses the command line, sets up logs, runs the command. Wiring, no logic.
 
+mod authorities;
 mod cluster;
 mod commands;
 mod demo;

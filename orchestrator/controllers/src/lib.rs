@@ -11,6 +11,7 @@
 //! | `daemonset` | Pods, one on each node, from DaemonSets |
 //! | `job` | Pods that run to their end from Jobs, and removes Jobs whose time after their end has passed |
 //! | `cronjob` | Jobs from CronJobs, at their times |
+//! | `autoscale` | numbers of replicas that follow what pods use, from HorizontalPodAutoscalers |
 //! | `disruption` | what PodDisruptionBudgets allow now |
 //! | `quota` | what is used of ResourceQuotas |
 //! | `endpoints` | EndpointSlices and Endpoints from Services and Pods |
@@ -20,6 +21,7 @@
 //! | `node` | NotReady and evictions out of a node's silence |
 //! | `pod_garbage` | removes pods that nobody reports on |
 
+mod autoscale;
 mod caches;
 mod claim;
 mod cronjob;
@@ -149,6 +151,10 @@ impl Start {
         let events = self.recorder("controllermanager");
         let own = disruption::OwnCaches::start(&c, &mut self.tasks, controllers);
         self.tasks.spawn("disruption", disruption::run(c, all, own, events));
+        let events = self.recorder("horizontal-pod-autoscaler");
+        let autoscalers = autoscale::cache(&self.client, &mut self.tasks);
+        let task = autoscale::run(self.client.clone(), autoscalers, events);
+        self.tasks.spawn("horizontalpodautoscaler", task);
     }
 
     /// Pods that run to their end.

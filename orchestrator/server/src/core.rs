@@ -20,6 +20,7 @@ use crate::pki::{Pki, PkiError, Subject};
 use crate::rbac::Rbac;
 use crate::serve::{Binding, Listen, ServeError};
 use crate::token::{TokenError, Tokens};
+use crate::usage::Usage;
 
 /// Settings of a server.
 #[derive(Debug, Clone)]
@@ -159,6 +160,7 @@ pub(crate) struct Core {
     pub(crate) discovery: Discovery,
     pub(crate) openapi: OpenApi,
     pub(crate) metrics: Metrics,
+    pub(crate) usage: Usage,
     pub(crate) agents: AgentClient,
     pub(crate) pki: Mutex<Pki>,
     pub(crate) allocator: Allocator,
@@ -182,6 +184,7 @@ impl Core {
             discovery: Discovery::new(),
             openapi: OpenApi::new(),
             metrics: Metrics::default(),
+            usage: Usage::default(),
             agents,
             pki: Mutex::new(pki),
             allocator: Allocator::default(),

@@ -14,6 +14,7 @@ use tracing::Instrument;
 use catamaran_api::field_selector::FieldSelector;
 use catamaran_api::kind::{self, Resource, Storage};
 use catamaran_api::status::{GroupResource, Status};
+use catamaran_api::warn;
 
 use crate::authenticate;
 use crate::authorize::{self, Action, Attributes};
@@ -25,7 +26,7 @@ use crate::route::{self, ResourceRequest, Route, Verb};
 use crate::strategy::Part;
 use crate::subresources::{binding, eviction, reviews, scale, streams, token};
 use crate::verbs::{create, delete, deletecollection, get, list, patch, update, watch};
-use crate::{discovery, error, health, impersonate, rbac};
+use crate::{discovery, error, health, impersonate, negotiate, rbac, usage};
 
 /// How long an answer may take to begin, at most and by default.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -44,19 +45,17 @@ pub(crate) async fn answer(core: &Arc<Core>, mut request: Request<Body>) -> Resp
     let limit = deadline(&query, verb);
     let head_only = request.method() == Method::HEAD;
     let upgrade = request.extensions_mut().remove::<OnUpgrade>();
+    let media = negotiate::of_failure(request.headers());
     // A mistake of ours costs one request: not the connection, and nobody else's.
     let handled = AssertUnwindSafe(handle(core, route, query, (request, upgrade))).catch_unwind();
     let answered = timeout(limit, handled).instrument(span).await;
-    let mut response = match answered {
-        Ok(Ok(Ok(response))) => response,
-        Ok(Ok(Err(status))) => error::response(&status),
-        Ok(Err(_)) => {
-            error::response(&Status::internal_error("the server met a fault of its own; see its log"))
-        }
-        Err(_) => {
-            error::response(&Status::timeout("request did not complete within the allotted timeout", 1))
-        }
+    let answer = match answered {
+        Ok(Ok(Ok(response))) => Ok(response),
+        Ok(Ok(Err(status))) => Err(status),
+        Ok(Err(_)) => Err(Status::internal_error("the server met a fault of its own; see its log")),
+        Err(_) => Err(Status::timeout("request did not complete within the allotted timeout", 1)),
     };
+    let mut response = answer.unwrap_or_else(|status| error::negotiated(&status, media));
     if head_only {
         *response.body_mut() = body::empty();
     }
@@ -108,7 +107,12 @@ async fn handle(
     authorize::require(core, &user, &action).await?;
     let Some(resource) = find(&request) else { return Ok(unknown_resource(&request)) };
     let asked = Asked { query, headers: parts.headers, user, now };
+    let media = negotiate::of_failure(&asked.headers);
     let context = Context::new(core.clone(), request, resource, asked);
+    let warnings = context.warnings.clone();
+    if let Some(text) = warn::deprecated(resource) {
+        context.warn(text);
+    }
     let changes_rights = (context.stored.group == rbac::GROUP && !context.request.verb.reads())
         .then_some(context.stored.plural);
     let answered = if context.request.subresource.is_some() {
@@ -119,7 +123,8 @@ async fn handle(
     if let Some(plural) = changes_rights {
         put_in_force(core, plural).await?;
     }
-    let mut response = answered?;
+    let mut response = answered.unwrap_or_else(|status| error::negotiated(&status, media));
+    warnings.tell(&mut response);
     response
         .headers_mut()
         .entry(header::CACHE_CONTROL)
@@ -162,7 +167,7 @@ fn find(request: &ResourceRequest) -> Option<&'static Resource> {
                 && request.name == request.namespace
         }
     };
-    (fits && discovery::serves(resource)).then_some(resource)
+    fits.then_some(resource)
 }
 
 fn unknown_resource(request: &ResourceRequest) -> Response<Body> {
@@ -230,6 +235,7 @@ async fn transient(context: &Context, content: Body) -> Result<Response<Body>, S
         ("bindings", Verb::Create) => binding::create(context, &body::read(content).await?).await,
         ("componentstatuses", Verb::List) => list::empty(context),
         ("componentstatuses", Verb::Get) => get::missing(context),
+        _ if context.resource.group == usage::GROUP => usage::serve(context).await,
         (_, Verb::Create) if context.resource.allows(kind::Verb::Create) => {
             reviews::create(context, &body::read(content).await?).await
         }

@@ -6,9 +6,10 @@ use serde_json::Value;
 use tracing::Instrument;
 
 use catamaran_api::decode::{self, ContentType, Strictness};
+use catamaran_api::field_error::{ErrorType, FieldError};
 use catamaran_api::kind::{GroupVersionKind, Storage};
 use catamaran_api::status::{Reason, Status};
-use catamaran_api::{defaults, meta, name, validate};
+use catamaran_api::{defaults, meta, name, validate, warn};
 use catamaran_store::{Entry, Expect, Revision, StoreError};
 
 use crate::authorize::{self, Action, Attributes};
@@ -110,9 +111,9 @@ pub(crate) fn check_place(context: &Context, object: &mut Value) -> Result<(), S
             "the namespace of the provided object does not match the namespace sent on the request",
         ));
     }
-    if context.resource.namespaced() {
-        meta::set(object, "namespace", asked);
-    }
+    // What belongs to the whole cluster is in no namespace, whatever it says.
+    let namespace = if context.resource.namespaced() { Value::from(asked) } else { Value::Null };
+    meta::set(object, "namespace", namespace);
     if let Some(asked) = context.request.name.as_deref() {
         let said = meta::name(object).to_owned();
         if said.is_empty() {
@@ -142,17 +143,20 @@ pub(crate) async fn create(
     let prefix = meta::generate_name(&object).to_owned();
     let generates = meta::name(&object).is_empty() && !prefix.is_empty();
     let attempts = if generates { NAME_ATTEMPTS } else { 1 };
+    let mut name = meta::name(&object).to_owned();
     for _ in 0..attempts {
         let mut object = object.clone();
         if generates {
-            meta::set(&mut object, "name", name::generate(&prefix, rand::random()));
+            name = name::generate(&prefix, rand::random());
+            meta::set(&mut object, "name", name.as_str());
         }
         match create_named(context, object, options).await {
-            Err(status) if generates && status.reason == Some(Reason::AlreadyExists) => {}
+            // Also where the name was given: who gives a prefix as well is told to try again.
+            Err(status) if !prefix.is_empty() && status.reason == Some(Reason::AlreadyExists) => {}
             done => return done,
         }
     }
-    Err(Status::generate_name_conflict(context.group_resource(), &prefix))
+    Err(Status::generate_name_conflict(context.group_resource(), &name))
 }
 
 async fn create_named(
@@ -178,6 +182,7 @@ async fn create_named(
             &errors,
         ));
     }
+    warn::object(context.stored, &object, None).into_iter().for_each(|text| context.warn(text));
     fields::created(context, &mut object, options);
     let bytes = encode::encode(&object);
     let key = keys::one(context.stored, context.namespace(), meta::name(&object));
@@ -298,6 +303,9 @@ async fn update_once(
         let (group, kind) = (context.resource.group, context.resource.kind);
         return Err(Status::invalid(group, kind, meta::name(&new), &errors).into());
     }
+    if part == Part::Main {
+        warn::object(context.stored, &new, Some(&old)).into_iter().for_each(|text| context.warn(text));
+    }
     fields::updated(context, part, (&mut new, &old), options);
     let written = commit(context, options, (entry, &old), new).instrument(tracing::info_span!("store")).await;
     drop(reserved);
@@ -312,15 +320,15 @@ fn check_preconditions(context: &Context, part: Part, new: &Value, old: &Value) 
     }
     if version.is_empty() || version == "0" {
         if !context.resource.unconditional_update && part != Part::Scale {
-            let path = catamaran_api::field_error::Path::root("metadata.resourceVersion");
-            let error =
-                catamaran_api::field_error::FieldError::invalid(&path, 0, "must be specified for an update");
-            return Err(Status::invalid(
-                context.resource.group,
-                context.resource.kind,
-                context.name(),
-                &[error],
-            ));
+            // Kubernetes shows the number as its memory holds it, and names the resource where others name the kind.
+            let error = FieldError {
+                kind: ErrorType::Invalid,
+                field: "metadata.resourceVersion".to_owned(),
+                value: None,
+                detail: "0x0: must be specified for an update".to_owned(),
+            };
+            let (group, plural) = (context.resource.group, context.resource.plural);
+            return Err(Status::invalid(group, plural, context.name(), &[error]));
         }
         return Ok(());
     }

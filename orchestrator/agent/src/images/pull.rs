@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::try_join_all;
 use oci_client::Reference;
-use oci_client::client::{Certificate, CertificateEncoding, Client, ClientConfig, ClientProtocol};
+use oci_client::client::{Client, ClientConfig, ClientProtocol};
 use oci_client::errors::OciDistributionError;
 use oci_client::manifest::{OciDescriptor, OciImageManifest};
 use serde_json::Value;
@@ -80,10 +80,7 @@ impl Puller {
     pub(crate) fn new(store: Store, compiler: Compiler, insecure: &[String]) -> Self {
         let plain =
             BUILT_IN_REGISTRIES.iter().map(|known| (*known).to_owned()).chain(insecure.iter().cloned());
-        let authority = |data| Certificate { encoding: CertificateEncoding::Der, data };
-        let authorities = catamaran_client::roots::where_the_system_has_none().into_iter().map(authority);
         let config = ClientConfig {
-            extra_root_certificates: authorities.collect(),
             protocol: ClientProtocol::HttpsExcept(plain.collect()),
             connect_timeout: Some(Duration::from_secs(10)),
             read_timeout: Some(Duration::from_secs(60)),

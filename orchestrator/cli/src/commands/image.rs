@@ -38,7 +38,10 @@ impl Image {
                 let node = cluster.get(&format!("/api/v1/nodes/{}", settings.node_name)).await?;
                 print!("{}", list(&node));
             }
-            Verb::Rm { name } => remove(&settings, &name).await?,
+            Verb::Rm { name } => {
+                crate::authorities::provide(&layout)?;
+                remove(&settings, &name).await?;
+            }
         }
         Ok(())
     }
@@ -74,7 +77,8 @@ fn reference(settings: &Settings, name: &str) -> Result<Reference, String> {
 }
 
 async fn digest_of(reference: &Reference) -> Result<String, oci_client::errors::OciDistributionError> {
-    let client = oci_client::Client::new(crate::images::plain());
+    let protocol = oci_client::client::ClientProtocol::Http;
+    let client = oci_client::Client::new(oci_client::client::ClientConfig { protocol, ..Default::default() });
     client.auth(reference, &RegistryAuth::Anonymous, RegistryOperation::Pull).await?;
     client.fetch_manifest_digest(reference, &RegistryAuth::Anonymous).await
 }

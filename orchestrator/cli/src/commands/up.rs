@@ -18,7 +18,7 @@ use crate::layout::{Layout, Settings, host_name};
 use crate::preflight::Machine;
 use crate::progress::step;
 use crate::supervise::process;
-use crate::{demo, sweep, view};
+use crate::{authorities, demo, sweep, view};
 
 const START_WAIT: Duration = Duration::from_secs(60);
 
@@ -84,6 +84,7 @@ impl Up {
         let before = Before::look(&layout);
         before.admits(&layout, &settings)?;
         prepare(&layout)?;
+        authorities::provide(&layout)?;
         launch(&layout, &settings).await?;
         println!("catamaran {} in {}", env!("CARGO_PKG_VERSION"), layout.data.display());
         let cluster = step("start the server", start_server(&layout, &settings)).await?;

@@ -40,7 +40,7 @@ async fn bind(context: &Context, body: &Bytes) -> Result<Response<Body>, Status>
     registry::update(&pod, (Part::Binding, Missing::Refuse), &options, change).await?;
     let done =
         json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-    Ok(context.respond(201, crate::negotiate::Media::Json, done.to_string().into()))
+    Ok(context.plain(201, &done))
 }
 
 /// Sets the node of a pod that has none.

@@ -38,7 +38,7 @@ pub(crate) async fn create(context: &Context, body: &Bytes) -> Result<Response<B
     delete::delete_object(context, &options).await?;
     let done =
         json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-    Ok(context.respond(201, crate::negotiate::Media::Json, done.to_string().into()))
+    Ok(context.plain(201, &done))
 }
 
 /// Counts the disruption against the budget that covers the pod, if there is one.

@@ -46,7 +46,8 @@ pub(crate) async fn agent(context: &Context, node: &str) -> Result<AgentAddress,
     Ok(AgentAddress { node: node.to_owned(), address })
 }
 
-fn address_of(node: &Value) -> Option<SocketAddr> {
+/// The address in a node's status.
+pub(crate) fn address_of(node: &Value) -> Option<SocketAddr> {
     let addresses = node["status"]["addresses"].as_array()?;
     let internal = addresses.iter().find(|address| address["type"] == "InternalIP")?;
     let ip: IpAddr = internal["address"].as_str()?.parse().ok()?;
