@@ -31,7 +31,7 @@ pub(crate) struct Context {
     pub(crate) headers: HeaderMap,
     pub(crate) user: UserInfo,
     pub(crate) now: Timestamp,
-    warnings: Mutex<Vec<String>>,
+    warnings: Arc<Mutex<Vec<String>>>,
 }
 
 /// What a request brings along besides its path.
@@ -59,7 +59,7 @@ impl Context {
             headers,
             user,
             now,
-            warnings: Mutex::new(Vec::new()),
+            warnings: Arc::default(),
         }
     }
 
@@ -86,7 +86,9 @@ impl Context {
             user: self.user.clone(),
             now: self.now,
         };
-        Context::new(self.core.clone(), request, resource, asked)
+        // What is said on the way is said to the same caller.
+        let warnings = self.warnings.clone();
+        Context { warnings, ..Context::new(self.core.clone(), request, resource, asked) }
     }
 
     /// Group and plural, for messages.

@@ -25,6 +25,7 @@ mod impersonate;
 mod keys;
 mod metrics;
 pub mod negotiate;
+mod node;
 mod openapi;
 mod options;
 pub mod pki;

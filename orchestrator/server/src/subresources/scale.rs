@@ -17,7 +17,8 @@ use crate::registry::{self, Missing};
 use crate::strategy::Part;
 use crate::verbs::patch::Patch;
 
-const KIND: GroupVersionKind = GroupVersionKind { group: "autoscaling", version: "v1", kind: "Scale" };
+pub(crate) const KIND: GroupVersionKind =
+    GroupVersionKind { group: "autoscaling", version: "v1", kind: "Scale" };
 
 pub(crate) async fn get(context: &Context) -> Result<Response<Body>, Status> {
     let (_, object) = registry::load_object(context).await?;
@@ -66,7 +67,7 @@ async fn write(
 }
 
 /// The Scale of a workload.
-fn of(object: &Value) -> Value {
+pub(crate) fn of(object: &Value) -> Value {
     let metadata = &object["metadata"];
     let selector = &object["spec"]["selector"];
     // Replication controllers have a plain map.
