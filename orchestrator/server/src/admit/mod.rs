@@ -90,7 +90,14 @@ async fn complete(context: &Context, object: &mut Value) -> Result<(), Status> {
             tolerations::admit(object);
             runtimeclass::admit(context, object).await
         }
-        ("", "persistentvolumeclaims") => storage::default_class(context, object).await,
+        ("", "persistentvolumeclaims") => {
+            meta::add_finalizer(object, storage::OF_CLAIMS);
+            storage::default_class(context, object).await
+        }
+        ("", "persistentvolumes") => {
+            meta::add_finalizer(object, storage::OF_VOLUMES);
+            Ok(())
+        }
         ("networking.k8s.io", "ingresses") => ingress::default_class(context, object).await,
         _ => Ok(()),
     }

@@ -12,6 +12,9 @@ use super::look_up;
 use crate::context::Context;
 use crate::{encode, error, keys};
 
+/// StorageObjectInUseProtection: what keeps a claim or a volume until the controller says that nobody uses it.
+pub(super) const OF_CLAIMS: &str = "kubernetes.io/pvc-protection";
+pub(super) const OF_VOLUMES: &str = "kubernetes.io/pv-protection";
 const IS_DEFAULT: &str = "storageclass.kubernetes.io/is-default-class";
 const WAS_DEFAULT: &str = "storageclass.beta.kubernetes.io/is-default-class";
 const CLASS: &str = "volume.beta.kubernetes.io/storage-class";
