@@ -157,6 +157,22 @@ pub(crate) async fn require(core: &Core, user: &UserInfo, action: &Action<'_>) -
     }
 }
 
+/// Demands a role for what the built-in rules alone do not give.
+///
+/// # Errors
+/// 403 with the objection, or when roles and bindings cannot be read.
+pub(crate) async fn require_role(
+    core: &Core,
+    user: &UserInfo,
+    action: &Action<'_>,
+    objection: &str,
+) -> Result<(), Status> {
+    match core.rbac.ask(|index| index.review(user, action)).await? {
+        Reviewed::Allowed(_) => Ok(()),
+        Reviewed::NoOpinion(_) => Err(refuse(user, action, objection)),
+    }
+}
+
 /// What needs no role: masters, the control plane, nodes, cluster DNS.
 pub fn built_in(user: &UserInfo, action: &Action<'_>) -> bool {
     if all_powerful(user) {

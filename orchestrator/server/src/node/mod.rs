@@ -1,15 +1,21 @@
 //! What a node may read, beyond what everybody of its kind may: the Secrets, ConfigMaps, claims, volumes and accounts
-//! of the pods that are bound to it, and nobody else's (Kubernetes' node authorizer).
+//! of the pods that are bound to it, these pods, and nobody else's (Kubernetes' node authorizer).
 
 mod graph;
 mod live;
 pub(crate) mod references;
 
-use catamaran_api::status::Status;
+use catamaran_api::field_selector::FieldSelector;
+use catamaran_api::kind;
+use catamaran_api::status::{GroupResource, Status};
+use catamaran_store::Entry;
 
 use crate::authenticate::UserInfo;
 use crate::authorize::{self, Attributes};
 use crate::core::Core;
+use crate::query::Query;
+use crate::route::{ResourceRequest, Verb};
+use crate::{encode, error, keys};
 
 pub(crate) use live::Nodes;
 
@@ -29,6 +35,10 @@ pub(crate) async fn objection(
     wanted: &Attributes<'_>,
 ) -> Result<Option<String>, Status> {
     let reads = matches!(wanted.verb, "get" | "list" | "watch");
+    if (wanted.group, wanted.resource, wanted.verb) == ("", "pods", "get") {
+        let bound = is_bound(core, user, (wanted.namespace, wanted.name)).await?;
+        return Ok((!bound).then(|| unrelated(name_of(user).unwrap_or_default())));
+    }
     let Some(kind) = kind_of(wanted).filter(|_| reads) else { return Ok(None) };
     // One that is of no node in particular has no pods.
     let Some(node) = name_of(user) else { return Ok(Some("unknown node".to_owned())) };
@@ -45,7 +55,32 @@ pub(crate) async fn objection(
     if core.nodes.is_related(node, kind, namespace, name).await? {
         return Ok(None);
     }
-    Ok(Some(format!("no relationship found between node '{node}' and this object")))
+    Ok(Some(unrelated(node)))
+}
+
+fn unrelated(node: &str) -> String {
+    format!("no relationship found between node '{node}' and this object")
+}
+
+async fn is_bound(core: &Core, user: &UserInfo, (namespace, name): (&str, &str)) -> Result<bool, Status> {
+    let Some(pods) = kind::find("", "v1", "pods") else { return Ok(false) };
+    let found = core.store.get(&keys::one(pods, Some(namespace), name)).await;
+    let found = found.map_err(|error| error::from_store(error, GroupResource::new("", "pods"), name))?;
+    let bound_to = |entry: Entry| {
+        let pod = encode::only(&entry.value, &[vec!["spec", "nodeName"]]).ok()?;
+        pod["spec"]["nodeName"].as_str().map(str::to_owned)
+    };
+    Ok(found.and_then(bound_to).is_some_and(|node| Some(node.as_str()) == name_of(user)))
+}
+
+/// What is missing when a node lists or watches pods of others as well; none for everybody else.
+pub(crate) fn unselected(user: &UserInfo, request: &ResourceRequest, query: &Query) -> Option<&'static str> {
+    let many = matches!(request.verb, Verb::List | Verb::Watch);
+    let pods = (request.group.as_str(), request.resource.as_str()) == ("", "pods");
+    let node = name_of(user).filter(|_| many && pods)?;
+    let selector = query.get("fieldSelector").and_then(|text| FieldSelector::parse_any(text).ok());
+    let own = selector.is_some_and(|selector| selector.exact("spec.nodeName") == Some(node));
+    (!own).then_some("can only list/watch pods with spec.nodeName field selector")
 }
 
 fn kind_of(wanted: &Attributes<'_>) -> Option<references::Kind> {

@@ -43,6 +43,13 @@ async fn a_node_reads_what_its_pods_need() {
         (format!("{NAMESPACE}/serviceaccounts/default"), 200),
         (format!("{NAMESPACE}/serviceaccounts/nobody"), 403),
         (format!("{PODS}?fieldSelector=spec.nodeName%3Dn1"), 200),
+        ("/api/v1/pods?fieldSelector=spec.nodeName%3Dn1".to_owned(), 200),
+        ("/api/v1/pods?fieldSelector=spec.nodeName%3Dn2".to_owned(), 403),
+        ("/api/v1/pods".to_owned(), 403),
+        ("/api/v1/pods?watch=true".to_owned(), 403),
+        (format!("{PODS}/mine"), 200),
+        (format!("{PODS}/other"), 403),
+        (format!("{PODS}/nobody"), 403),
         ("/api/v1/services".to_owned(), 200),
     ];
     for (path, code) in table {
