@@ -26,7 +26,7 @@ use crate::route::{self, ResourceRequest, Route, Verb};
 use crate::strategy::Part;
 use crate::subresources::{binding, eviction, proxy, reviews, scale, streams, token};
 use crate::verbs::{create, delete, deletecollection, get, list, patch, update, watch};
-use crate::{discovery, error, health, impersonate, negotiate, rbac, usage};
+use crate::{discovery, error, health, impersonate, negotiate, node, rbac, usage};
 
 /// How long an answer may take to begin, at most and by default.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -118,6 +118,9 @@ async fn handle(
     let selected = selected_name(&query);
     let action = Action::Resource(Attributes::of(&request, selected.as_deref()));
     authorize::require(core, &user, &action).await?;
+    if let Some(objection) = node::unselected(&user, &request, &query) {
+        authorize::require_role(core, &user, &action, objection).await?;
+    }
     let Some(resource) = find(&request) else { return Ok(unknown_resource(&request)) };
     let asked = Asked { query, headers: parts.headers, user, now };
     let media = negotiate::of_failure(&asked.headers);

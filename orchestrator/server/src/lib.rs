@@ -27,6 +27,7 @@ mod keys;
 mod media;
 mod metrics;
 pub mod negotiate;
+mod node;
 mod openapi;
 mod options;
 pub mod pki;
