@@ -10,6 +10,7 @@ mod jobs;
 mod quota;
 mod replicationcontrollers;
 mod statefulsets;
+mod volumes;
 mod world;
 
 use std::collections::HashSet;

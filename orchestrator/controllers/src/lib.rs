@@ -20,6 +20,7 @@
 //! | `garbage` | removes what has lost its owners |
 //! | `node` | NotReady and evictions out of a node's silence |
 //! | `pod_garbage` | removes pods that nobody reports on |
+//! | `volume` | PersistentVolumes for PersistentVolumeClaims, and claims for `ephemeral` volumes |
 
 mod autoscale;
 mod caches;
@@ -37,6 +38,7 @@ mod history;
 mod job;
 mod namespace;
 mod node;
+mod node_selector;
 mod own;
 mod pod;
 mod pod_garbage;
@@ -45,6 +47,7 @@ mod rank;
 mod replicaset;
 mod service_account;
 mod statefulset;
+mod volume;
 mod write;
 
 use std::future::Future;
@@ -104,6 +107,7 @@ async fn run_all(client: Client, config: Config, stop: BoxFuture<'static, ()>) -
     start.workloads();
     start.jobs();
     start.cluster(config);
+    start.volumes();
     start.tasks.run(stop).await
 }
 
@@ -145,8 +149,7 @@ impl Start {
         self.tasks.spawn("daemonset", daemonset::run(c, all, sets, events));
         let (c, all) = self.shared();
         let events = self.recorder("statefulset-controller");
-        let claims = statefulset::claims(&c, &mut self.tasks);
-        self.tasks.spawn("statefulset", statefulset::run(c, all, claims, events));
+        self.tasks.spawn("statefulset", statefulset::run(c, all, events));
         let (c, all) = self.shared();
         let events = self.recorder("controllermanager");
         let own = disruption::OwnCaches::start(&c, &mut self.tasks, controllers);
@@ -168,6 +171,17 @@ impl Start {
         let events = self.recorder("cronjob-controller");
         let cron_jobs = cronjob::cache(&c, &mut self.tasks);
         self.tasks.spawn("cronjob", cronjob::run(c, all, cron_jobs, events));
+    }
+
+    /// What they keep.
+    fn volumes(&mut self) {
+        let (c, all) = self.shared();
+        let events = self.recorder("persistentvolume-controller");
+        let own = volume::OwnCaches::start(&c, &mut self.tasks);
+        self.tasks.spawn("persistentvolume", volume::run(c, all, own, events));
+        let (c, all) = self.shared();
+        let events = self.recorder("ephemeral-volume-controller");
+        self.tasks.spawn("ephemeral volumes", volume::ephemeral::run(c, all, events));
     }
 
     /// What a cluster needs around them.

@@ -108,6 +108,8 @@ const NODE_RULES: &[Fixed] = &[
     (&["storage.k8s.io"], &["csidrivers", "csinodes", "volumeattachments"], READ),
     (&[""], &["nodes"], &["create", "update", "patch"]),
     (&[""], &["nodes/status", "pods/status"], &["get", "update", "patch"]),
+    // That the directory of a volume is gone.
+    (&[""], &["persistentvolumes/status"], &["patch"]),
     (&[""], &["pods"], &["delete"]),
     (&[""], &["pods/eviction", "serviceaccounts/token"], &["create"]),
     (&["", "events.k8s.io"], &["events"], &["create", "update", "patch"]),
