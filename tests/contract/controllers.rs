@@ -11,6 +11,7 @@ mod protection;
 mod quota;
 mod replicationcontrollers;
 mod statefulsets;
+mod volumes;
 mod world;
 
 use std::collections::HashSet;

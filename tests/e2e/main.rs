@@ -14,6 +14,7 @@ mod restart;
 mod samples;
 mod services;
 mod streams;
+mod volumes;
 mod workloads;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -30,6 +31,8 @@ const TESTS: &[(&str, fn())] = &[
     ("pods::ends_are_told", pods::ends_are_told),
     ("pods::probes_restarts_and_termination", pods::probes_restarts_and_termination),
     ("pods::unschedulable_pods_say_why_and_try_again", pods::unschedulable_pods_say_why_and_try_again),
+    ("volumes::claims_outlive_their_pods", volumes::claims_outlive_their_pods),
+    ("volumes::stateful_sets_keep_their_data", volumes::stateful_sets_keep_their_data),
     ("services::reachable_from_everywhere", services::reachable_from_everywhere),
     ("services::rolling_updates_lose_nothing", services::rolling_updates_lose_nothing),
     ("workloads::jobs_run_to_their_end", workloads::jobs_run_to_their_end),

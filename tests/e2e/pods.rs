@@ -42,7 +42,7 @@ pub(crate) fn cluster() -> Cluster {
 
 /// Runs a pod named `pod` to its end; returns its status and its log, and removes it.
 #[track_caller]
-fn run_to_end(cluster: &Cluster, spec: &Value) -> (Value, String) {
+pub(crate) fn run_to_end(cluster: &Cluster, spec: &Value) -> (Value, String) {
     let kubectl = &cluster.kubectl;
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod", "labels": {"row": "one"}}, "spec": spec});
     kubectl.apply(&pod.to_string());

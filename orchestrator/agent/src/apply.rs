@@ -10,6 +10,7 @@ use kube::Api;
 use kube::api::{DeleteParams, Preconditions};
 use tracing::{Instrument, debug, info_span, warn};
 
+use crate::eviction::EVICTED;
 use crate::hooks::ANY_TIME;
 use crate::images::PullPolicy;
 use crate::members::{member, name, namespace};
@@ -62,7 +63,11 @@ impl Worker {
             Action::BeginFailure(reason, message) => {
                 self.seen.record.failed = Some(((*reason).to_owned(), message.clone()));
                 let pod = self.desired.pod.clone();
-                self.context.normal(&pod, None, reason, message.clone());
+                if *reason == EVICTED {
+                    self.context.warning(&pod, None, reason, message.clone());
+                } else {
+                    self.context.normal(&pod, None, reason, message.clone());
+                }
             }
             Action::Drain => self.drain(),
             Action::BeginStop(container, why) => self.begin_stop(container, *why).await,
@@ -131,13 +136,18 @@ impl Worker {
         let scratch = crate::bundle::scratch(&self.paths, container, attempt);
         // None of it may be there.
         let _ = std::fs::remove_dir_all(scratch);
+        let _ = std::fs::remove_dir_all(self.paths.termination_directory(container, attempt));
         if !matches!(key, ShimKey::Oci) {
             let _ = std::fs::remove_file(crate::stdin::path(&self.context.paths, key, &id));
         }
         if let Some(old) = attempt.checked_sub(2) {
             let pod = &self.desired.pod;
             let logs = self.context.paths.log_dir(namespace(pod), name(pod), self.uid());
-            let _ = std::fs::remove_file(crate::config::log_file(&logs, container, old));
+            let file = crate::config::log_file(&logs, container, old);
+            for (_, older) in catamaran_task::cri_log::rotated(&file).unwrap_or_default() {
+                let _ = std::fs::remove_file(older);
+            }
+            let _ = std::fs::remove_file(file);
         }
     }
 
@@ -330,7 +340,7 @@ impl Worker {
             member(&pod, container).and_then(|member| member.container.lifecycle.as_ref()?.pre_stop.clone());
         let target = crate::exec::Target::of(self, container);
         let mut stopping = Stopping::now();
-        let grace = jiff::SignedDuration::from_secs(self.desired.grace());
+        let grace = jiff::SignedDuration::from_secs(self.seen.record.grace(&self.desired));
         let hook = hook.filter(|_| !grace.is_zero());
         // The plan sends TERM when the grace is over; the hook may go on until KILL.
         let limit = Duration::try_from(grace + LAST_MOMENT).unwrap_or(DRAIN);
@@ -419,13 +429,13 @@ impl Worker {
     /// What the container wrote to its termination log, else what the shim says, else (where asked for) its last
     /// log lines.
     fn termination_message(&self, container: &str, finished: &Finished) -> Option<String> {
-        let path = self.paths.termination_log(container, finished.attempt);
+        let Some(member) = member(&self.desired.pod, container) else { return finished.message.clone() };
+        let path = self.paths.termination_log(member.container, finished.attempt);
         if let Some(written) = crate::logs::last_bytes(&path, LONGEST_MESSAGE) {
             return Some(written);
         }
-        let from_logs = member(&self.desired.pod, container).is_some_and(|member| {
-            member.container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError")
-        });
+        let policy = member.container.termination_message_policy.as_deref();
+        let from_logs = policy == Some("FallbackToLogsOnError");
         if finished.message.is_none() && from_logs && finished.code != 0 {
             let pod = &self.desired.pod;
             let directory = self.context.paths.log_dir(namespace(pod), name(pod), self.uid());

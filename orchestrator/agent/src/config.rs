@@ -3,6 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use k8s_openapi::api::core::v1::Container;
+
 /// Everything the agent must be told. The cli fills it in.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
@@ -81,6 +83,11 @@ impl Paths {
         self.data.join("images")
     }
 
+    /// Volumes of the class `local-path`: one directory for each.
+    pub(crate) fn local_volumes(&self) -> PathBuf {
+        self.data.join("local-path")
+    }
+
     /// State of the shims.
     pub(crate) fn shim(&self, kind: &str) -> PathBuf {
         self.data.join("shim").join(kind)
@@ -117,16 +124,21 @@ impl PodPaths {
         self.volumes().join(name)
     }
 
+    /// Where it stands which directory a claim is.
+    pub(crate) fn claims(&self) -> PathBuf {
+        self.root.join("claims")
+    }
+
     pub(crate) fn hosts(&self) -> PathBuf {
-        self.root.join("etc-hosts")
+        self.etc().join("hosts")
     }
 
     pub(crate) fn hostname(&self) -> PathBuf {
-        self.root.join("etc-hostname")
+        self.etc().join("hostname")
     }
 
     pub(crate) fn resolv_conf(&self) -> PathBuf {
-        self.root.join("resolv.conf")
+        self.etc().join("resolv.conf")
     }
 
     pub(crate) fn shm(&self) -> PathBuf {
@@ -142,8 +154,21 @@ impl PodPaths {
         self.root.join("containers").join(name)
     }
 
-    pub(crate) fn termination_log(&self, container: &str, attempt: u32) -> PathBuf {
-        self.container(container).join(format!("termination-log-{attempt}"))
+    /// Where an attempt of a container leaves its last words: in a directory of its own, by the name by which the
+    /// container knows the file.
+    pub(crate) fn termination_log(&self, container: &Container, attempt: u32) -> PathBuf {
+        let path = container.termination_message_path.as_deref().map(Path::new);
+        let name = path.and_then(Path::file_name).unwrap_or("termination-log".as_ref());
+        self.termination_directory(&container.name, attempt).join(name)
+    }
+
+    pub(crate) fn termination_directory(&self, container: &str, attempt: u32) -> PathBuf {
+        self.container(container).join(format!("termination-{attempt}"))
+    }
+
+    /// What the pod finds in `/etc`.
+    pub(crate) fn etc(&self) -> PathBuf {
+        self.root.join("etc")
     }
 }
 

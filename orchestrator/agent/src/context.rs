@@ -9,6 +9,7 @@ use kube::Resource;
 use tokio::sync::Notify;
 
 use crate::config::{AgentConfig, Paths};
+use crate::eviction::Evictions;
 use crate::images::Images;
 use crate::listeners::Listeners;
 use crate::members::{Role, member, name, namespace};
@@ -29,6 +30,7 @@ pub(crate) struct Context {
     pub(crate) events: Recorder,
     pub(crate) wakers: Arc<Wakers>,
     pub(crate) roster: Roster,
+    pub(crate) evictions: Evictions,
     /// Memory of the node, bytes.
     pub(crate) node_memory: i64,
 }

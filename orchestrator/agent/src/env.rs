@@ -25,6 +25,7 @@ pub(crate) struct Sources {
     /// What the node has, where a container has no limit.
     pub(crate) node_cpu_milli: i64,
     pub(crate) node_memory: i64,
+    pub(crate) node_storage: i64,
 }
 
 /// A configuration that cannot be made: shown as `CreateContainerConfigError`.
@@ -249,6 +250,10 @@ pub(crate) fn resource(
         "requests.cpu" => i128::from(amounts.cpu_request.unwrap_or(0)),
         "limits.memory" => i128::from(amounts.memory_limit.unwrap_or(sources.node_memory)) * 1000,
         "requests.memory" => i128::from(amounts.memory_request.unwrap_or(0)) * 1000,
+        "limits.ephemeral-storage" => {
+            let given = limit(container, "ephemeral-storage");
+            given.map_or(i128::from(sources.node_storage) * 1000, |limit| i128::from(limit.milli_value()))
+        }
         other => {
             let (side, resource) = other.split_once('.').ok_or_else(wrong)?;
             let resources = container.resources.clone().unwrap_or_default();
@@ -264,6 +269,11 @@ pub(crate) fn resource(
     let divisor = selector.divisor.as_ref().and_then(|divisor| Quantity::parse(&divisor.0).ok());
     let divisor = divisor.map(Quantity::milli_value).filter(|divisor| *divisor > 0).map_or(1000, i128::from);
     Ok(((thousandths + divisor - 1) / divisor).to_string())
+}
+
+fn limit(container: &Container, resource: &str) -> Option<Quantity> {
+    let limits = container.resources.as_ref()?.limits.as_ref()?;
+    Quantity::parse(&limits.get(resource)?.0).ok()
 }
 
 /// `NAME_SERVICE_HOST`, `NAME_SERVICE_PORT` and the older forms. Only the `kubernetes` Service when the pod wants no

@@ -1,7 +1,8 @@
 //! The files in `/etc` that a pod's containers see: hosts, hostname, resolv.conf. The texts are pure.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use catamaran_task::spec::Resolvers;
@@ -69,6 +70,23 @@ fn hosts(pod: &Pod, hostname: &str, domain: &str, ip: Option<Ipv4Addr>) -> Strin
     text + &aliases(pod)
 }
 
+/// The names of the hosts file, for those who read no files: the pod's own and `hostAliases`.
+pub(crate) fn host_names(config: &AgentConfig, pod: &Pod, ip: Ipv4Addr) -> BTreeMap<String, Vec<IpAddr>> {
+    let hostname = hostname(pod, config);
+    let short = hostname.split('.').next().unwrap_or(&hostname).to_owned();
+    let full = full_name(pod, &short, &config.cluster_domain);
+    let own = full.into_iter().chain([short]).map(|name| (name, IpAddr::V4(ip)));
+    let aliases = spec(pod).host_aliases.iter().flatten().filter_map(|alias| {
+        Some((alias.ip.parse::<IpAddr>().ok()?, alias.hostnames.as_deref().unwrap_or_default()))
+    });
+    let aliases = aliases.flat_map(|(ip, names)| names.iter().map(move |name| (name.clone(), ip)));
+    let mut all: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
+    for (name, ip) in own.chain(aliases) {
+        all.entry(name.to_ascii_lowercase()).or_default().push(ip);
+    }
+    all
+}
+
 /// `hostAliases`, as lines.
 fn aliases(pod: &Pod) -> String {
     let mut text = String::new();
@@ -102,7 +120,12 @@ pub(crate) fn resolvers(config: &AgentConfig, pod: &Pod, node: &str) -> Resolver
     let mut resolvers = if cluster {
         let domain = &config.cluster_domain;
         let search = [format!("{}.svc.{domain}", namespace(pod)), format!("svc.{domain}"), domain.clone()];
-        Resolvers { nameservers: vec![config.cluster_dns], search: search.to_vec(), ndots: 5 }
+        Resolvers {
+            nameservers: vec![config.cluster_dns],
+            search: search.to_vec(),
+            ndots: 5,
+            ..Resolvers::default()
+        }
     } else if policy == "None" {
         Resolvers { ndots: 1, ..Resolvers::default() }
     } else {
@@ -204,6 +227,18 @@ mod tests {
         let text = hosts(&pod, "web-0", "cluster.local", Some(Ipv4Addr::new(10, 128, 0, 9)));
         assert!(text.contains("10.128.0.9\tweb-0.web.shop.svc.cluster.local\tweb-0\n"), "{text}");
         assert!(text.contains("192.0.2.7\tdb\tdb.example\n"), "{text}");
+    }
+
+    #[test]
+    fn names_for_those_who_read_no_files() {
+        let pod = pod(serde_json::json!({"containers": [], "subdomain": "web", "hostAliases": [
+            {"ip": "192.0.2.7", "hostnames": ["db", "DB.example"]}, {"ip": "192.0.2.8", "hostnames": ["db"]}]}));
+        let names = super::host_names(&config(), &pod, Ipv4Addr::new(10, 128, 0, 9));
+        assert_eq!(names["db"], [IpAddr::from([192, 0, 2, 7]), IpAddr::from([192, 0, 2, 8])]);
+        assert_eq!(names["db.example"], [IpAddr::from([192, 0, 2, 7])]);
+        for own in ["web-0", "web-0.web.shop.svc.cluster.local"] {
+            assert_eq!(names[own], [IpAddr::from([10, 128, 0, 9])], "{own}");
+        }
     }
 
     #[test]

@@ -202,10 +202,16 @@ impl Images {
         result
     }
 
-    /// Removes what no name among `used` needs and what was not used for `unused_for`.
-    pub(crate) fn collect(&self, used: &[String], unused_for: Duration) -> std::io::Result<u64> {
+    /// Removes what no name among `used` needs and what was not used for `unused_for`. Content that is younger than
+    /// `young` stays.
+    pub(crate) fn collect(
+        &self,
+        used: &[String],
+        unused_for: Duration,
+        young: Duration,
+    ) -> std::io::Result<u64> {
         let mut known = self.lock();
-        let (freed, left) = collect::collect(&self.store, used, unused_for)?;
+        let (freed, left) = collect::collect(&self.store, used, unused_for, young)?;
         known.retain(|name, _| left.contains(name));
         Ok(freed)
     }

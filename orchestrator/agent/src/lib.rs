@@ -15,7 +15,9 @@
 //! | `record` | what must be remembered of a pod across restarts of the agent |
 //! | `shims`, `listeners` | shim processes; sockets that outlive wasm hosts |
 //! | `images` | pull, verify, unpack, detect, compile, collect |
-//! | `volumes`, `mounts`, `env`, `files`, `identity`, `namespaces` | what a container finds around it |
+//! | `volumes`, `mounts`, `env`, `files`, `host_ports`, `identity`, `namespaces` | what a container finds around it |
+//! | `eviction` | takes pods off a node that runs out of something |
+//! | `local_path` | removes directories of volumes that go |
 //! | `bundle` | all of that → what the shim is told (pure) |
 //! | `prober`, `hooks`, `exec`, `request` | questions to running containers |
 //! | `serve`, `logs`, `spdy` | the endpoint: logs, exec, attach, port-forward, metrics |
@@ -34,12 +36,15 @@ mod bundle;
 mod config;
 mod context;
 mod env;
+mod eviction;
 mod exec;
 mod files;
 mod hooks;
+mod host_ports;
 mod identity;
 mod images;
 mod listeners;
+mod local_path;
 mod logs;
 mod members;
 mod mounts;
@@ -72,7 +77,7 @@ mod volumes;
 mod worker;
 
 pub use config::{AgentConfig, BUILT_IN_REGISTRIES, EndpointConfig};
-pub use net::{Attachment, NetworkError, PodNetwork};
+pub use net::{Attachment, HostPort, NetworkError, PodNetwork};
 pub use runtime::HANDLERS;
 pub use serve::ServeError;
 
@@ -82,6 +87,8 @@ use context::{Context, Wakers};
 /// How often unused images are looked for, and how long they are kept.
 const COLLECT_EVERY: Duration = Duration::from_secs(300);
 const KEEP_UNUSED: Duration = Duration::from_secs(24 * 3600);
+/// Content of images that is younger than this may belong to a pull under way.
+const YOUNG: Duration = Duration::from_secs(3600);
 
 /// The agent cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -127,6 +134,7 @@ async fn run_all(
     let failed = |source| AgentError::Directory { path: paths.data.display().to_string(), source };
     paths.data = paths.data.canonicalize().map_err(failed)?;
     let capacity = node::Capacity::of_this_machine(&config.data_dir);
+    let storage = i64::try_from(capacity.disk).unwrap_or(i64::MAX);
     let failed = |source| AgentError::Directory { path: paths.images().display().to_string(), source };
     let images = images::Images::open(&paths.images(), &config.executable, &config.insecure_registries)
         .map_err(failed)?;
@@ -134,9 +142,10 @@ async fn run_all(
     let wakers = Arc::new(Wakers::default());
     let context = Arc::new(Context {
         shims: Arc::new(shims::Shims::new(config.executable.clone(), paths.clone(), wakers.clone())),
-        objects: objects::Objects::new(client.clone(), capacity.cpus * 1000, capacity.memory),
+        objects: objects::Objects::new(client.clone(), capacity.cpus * 1000, capacity.memory, storage),
         listeners: listeners::Listeners::default(),
         roster: context::Roster::default(),
+        evictions: eviction::Evictions::default(),
         node_memory: capacity.memory,
         images,
         events,
@@ -153,6 +162,8 @@ async fn run_all(
         () = pods::run(context.clone()) => Ok(()),
         () = node::run(context.clone()) => Ok(()),
         () = collect_images(&context) => Ok(()),
+        () = local_path::run(context.clone()) => Ok(()),
+        () = eviction::run(context.clone()) => Ok(()),
         () = writer => Ok(()),
         served = endpoint => Ok(served?),
     }
@@ -163,7 +174,7 @@ async fn collect_images(context: &Context) {
     loop {
         tokio::time::sleep(COLLECT_EVERY).await;
         let used = used_images(context);
-        match context.images.collect(&used, KEEP_UNUSED) {
+        match context.images.collect(&used, KEEP_UNUSED, YOUNG) {
             Ok(0) => {}
             Ok(freed) => info!(freed, "unused images are removed"),
             Err(error) => warn!(error = %Chain(&error), "unused images cannot be removed"),

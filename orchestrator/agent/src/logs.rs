@@ -4,10 +4,15 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+mod chain;
+
 use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use rustix::fs::OFlags;
+use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
+
+use chain::{Chain, Next};
 
 /// How often a file that is followed is looked at.
 const LOOK: Duration = Duration::from_millis(50);
@@ -100,8 +105,8 @@ impl Query {
     }
 }
 
-/// Sends what is asked for, until the file ends or (following) until `running` says that nothing more will come.
-/// Ends early when nobody reads.
+/// Sends what is asked for, through all files of the log, until the last one ends or (following) until `running` says
+/// that nothing more will come. Ends early when nobody reads.
 pub(crate) async fn stream<F>(
     path: PathBuf,
     query: Query,
@@ -111,29 +116,22 @@ pub(crate) async fn stream<F>(
 where
     F: Future<Output = bool>,
 {
-    let tail = query.tail;
-    let start = match query.from {
-        Some(offset) => offset,
-        None => {
-            let path = path.clone();
-            tokio::task::spawn_blocking(move || tail.map_or(Ok(0), |lines| offset_of_last(&path, lines)))
-                .await
-                .map_err(io::Error::other)??
-        }
-    };
-    let mut file = tokio::fs::File::open(&path).await?;
-    file.seek(SeekFrom::Start(start)).await?;
+    let mut chain = Chain::open(path, &query).await?;
     let mut left = query.limit_bytes.unwrap_or(u64::MAX);
     let mut rest: Vec<u8> = Vec::new();
     let mut buffer = vec![0_u8; BLOCK];
     let mut ended = false;
     let mut before = End::Full;
     let mut quiet = 0_u32;
-    loop {
-        let read = file.read(&mut buffer).await?;
+    // What is written while the last lines are read does not count as more of them.
+    let mut lines = query.tail.filter(|_| !query.follow).unwrap_or(u64::MAX);
+    while lines > 0 {
+        let read = chain.file.read(&mut buffer).await?;
         if read == 0 {
-            if !query.follow || ended {
-                return Ok(());
+            match chain.next().await? {
+                Next::Again => continue,
+                Next::Last if !query.follow || ended => return Ok(()),
+                Next::Last => {}
             }
             // One more look after it ended: the last lines may have come in between.
             ended = !running().await;
@@ -149,7 +147,7 @@ where
         }
         quiet = 0;
         rest.extend_from_slice(&buffer[..read]);
-        let shown = take_lines(&mut rest, &query, &mut before);
+        let shown = take_lines(&mut rest, &query, &mut before, &mut lines);
         let fits = usize::try_from(left).unwrap_or(usize::MAX).min(shown.len());
         left -= fits as u64;
         if fits > 0 && to.send(Ok(Bytes::copy_from_slice(&shown[..fits]))).await.is_err() {
@@ -159,13 +157,19 @@ where
             return Ok(());
         }
     }
+    Ok(())
 }
 
-/// All whole lines, as they are shown; the unfinished one stays.
-fn take_lines(rest: &mut Vec<u8>, query: &Query, before: &mut End) -> Vec<u8> {
+/// All whole lines, as they are shown, up to `most` of the file, which counts down; the unfinished one stays.
+fn take_lines(rest: &mut Vec<u8>, query: &Query, before: &mut End, most: &mut u64) -> Vec<u8> {
     let Some(last) = rest.iter().rposition(|byte| *byte == b'\n') else { return Vec::new() };
     let shown = rest[..last]
         .split(|byte| *byte == b'\n')
+        .take_while(|_| {
+            let within = *most > 0;
+            *most = most.saturating_sub(1);
+            within
+        })
         .filter_map(|line| query.show(line, before))
         .flatten()
         .collect();
@@ -173,12 +177,11 @@ fn take_lines(rest: &mut Vec<u8>, query: &Query, before: &mut End) -> Vec<u8> {
     shown
 }
 
-/// Where the last `lines` lines begin.
-fn offset_of_last(path: &Path, lines: u64) -> io::Result<u64> {
-    let mut file = std::fs::File::open(path)?;
+/// Where the last `lines` lines of a file begin, and how many there are.
+fn offset_of_last(file: &mut std::fs::File, lines: u64) -> io::Result<(u64, u64)> {
     let size = file.metadata()?.len();
     if lines == 0 {
-        return Ok(size);
+        return Ok((size, 0));
     }
     let mut position = size;
     let mut found = 0;
@@ -195,12 +198,13 @@ fn offset_of_last(path: &Path, lines: u64) -> io::Result<u64> {
             if block[at] == b'\n' && offset + 1 != size {
                 found += 1;
                 if found == lines {
-                    return Ok(offset + 1);
+                    return Ok((offset + 1, found));
                 }
             }
         }
     }
-    Ok(0)
+    // The first line has no newline before it.
+    Ok((0, found + u64::from(size > 0)))
 }
 
 /// Where the line begins that a stream has not finished yet, a prompt for example; else the end of the file.
@@ -227,20 +231,26 @@ pub(crate) fn offset_of_unfinished(path: &Path, stream: Stream) -> io::Result<u6
 
 /// The last lines of a log as one text, for a termination message.
 pub(crate) fn last_lines(path: &Path, lines: u64, bytes: usize) -> Option<String> {
-    let start = offset_of_last(path, lines).ok()?;
     let mut file = std::fs::File::open(path).ok()?;
+    let (start, _) = offset_of_last(&mut file, lines).ok()?;
     file.seek(SeekFrom::Start(start)).ok()?;
     let mut raw = Vec::new();
     file.take(1 << 20).read_to_end(&mut raw).ok()?;
-    let shown = take_lines(&mut raw, &Query::default(), &mut End::Full);
+    let mut most = u64::MAX;
+    let shown = take_lines(&mut raw, &Query::default(), &mut End::Full, &mut most);
     let from = shown.len().saturating_sub(bytes);
     (!shown.is_empty()).then(|| String::from_utf8_lossy(&shown[from..]).into_owned())
 }
 
-/// The end of a file as text; `None` when there is nothing in it.
+/// The end of a file as text; `None` when there is nothing in it. A container may have put anything in its place: only
+/// a plain file is read.
 pub(crate) fn last_bytes(path: &Path, bytes: u64) -> Option<String> {
-    let mut file = std::fs::File::open(path).ok()?;
-    let size = file.metadata().ok()?.len();
+    use std::os::unix::fs::OpenOptionsExt;
+    let careful = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let flags = i32::try_from(careful.bits()).ok()?;
+    let mut file = std::fs::File::options().read(true).custom_flags(flags).open(path).ok()?;
+    let meta = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+    let size = meta.len();
     file.seek(SeekFrom::Start(size.saturating_sub(bytes))).ok()?;
     let mut text = Vec::new();
     file.take(bytes).read_to_end(&mut text).ok()?;
@@ -324,6 +334,78 @@ mod tests {
         task.await.unwrap().unwrap();
     }
 
+    /// A log in three files, and what it says in all.
+    fn in_three_files(dir: &Path) -> PathBuf {
+        let path = dir.join("0.log");
+        let line = |text: &str| format!("2026-11-21T13:00:00Z stdout F {text}\n");
+        std::fs::write(dir.join("0.log.7"), line("a") + &line("b")).unwrap();
+        std::fs::write(dir.join("0.log.8"), line("c") + "2026-11-21T13:00:00Z stdout P d\n").unwrap();
+        std::fs::write(&path, line("d") + &line("e")).unwrap();
+        path
+    }
+
+    #[tokio::test]
+    async fn all_files_of_a_log_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = in_three_files(dir.path());
+        let table = [
+            (None, "a\nb\nc\ndd\ne\n"),
+            (Some(0), ""),
+            (Some(2), "d\ne\n"),
+            (Some(4), "c\ndd\ne\n"),
+            (Some(5), "b\nc\ndd\ne\n"),
+            (Some(50), "a\nb\nc\ndd\ne\n"),
+        ];
+        for (tail, expected) in table {
+            let (to, mut from) = mpsc::channel(16);
+            let query = Query { tail, ..Query::default() };
+            stream(path.clone(), query, || async { false }, to).await.unwrap();
+            let mut text = Vec::new();
+            while let Some(Ok(bytes)) = from.recv().await {
+                text.extend_from_slice(&bytes);
+            }
+            assert_eq!(String::from_utf8(text).unwrap(), expected, "{tail:?}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn whoever_follows_misses_nothing_while_files_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let limits = catamaran_task::cri_log::Limits { size: 2000, files: 1000 };
+        let writer = catamaran_task::cri_log::CriLogWriter::open_with(&path, limits).unwrap();
+        let (to, mut from) = mpsc::channel(16);
+        let running = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let flag = running.clone();
+        let still = move || std::future::ready(flag.load(std::sync::atomic::Ordering::Relaxed));
+        let query = Query { follow: true, ..Query::default() };
+        let reader = tokio::spawn(stream(path, query, still, to));
+        let lines = 3000;
+        let write = std::thread::spawn(move || {
+            let mut out = writer.stream(catamaran_task::LogStream::Stdout);
+            for number in 0..lines {
+                out.write(format!("{number}\n").as_bytes(), std::time::SystemTime::now()).unwrap();
+            }
+            running.store(false, std::sync::atomic::Ordering::Relaxed);
+        });
+        let mut text = Vec::new();
+        while let Some(Ok(bytes)) = from.recv().await {
+            text.extend_from_slice(&bytes);
+        }
+        write.join().unwrap();
+        reader.await.unwrap().unwrap();
+        let expected: String = (0..lines).map(|number| format!("{number}\n")).collect();
+        assert!(String::from_utf8(text).unwrap() == expected, "each line once, in order");
+    }
+
+    #[test]
+    fn what_comes_meanwhile_is_not_one_of_the_last_lines() {
+        let mut rest = LOG.as_bytes().to_vec();
+        let mut most = 2;
+        let shown = take_lines(&mut rest, &Query::default(), &mut End::Full, &mut most);
+        assert_eq!((String::from_utf8(shown).unwrap().as_str(), most, rest.len()), ("one\ntw", 0, 0));
+    }
+
     #[test]
     fn an_unfinished_line_is_found() {
         let dir = tempfile::tempdir().unwrap();
@@ -366,6 +448,8 @@ mod tests {
         assert_eq!(last_lines(&dir.path().join("none"), 80, 4), None);
         std::fs::write(&path, "first last").unwrap();
         assert_eq!(last_bytes(&path, 4).as_deref(), Some("last"));
+        std::os::unix::fs::symlink(&path, dir.path().join("link")).unwrap();
+        assert_eq!(last_bytes(&dir.path().join("link"), 4), None, "a link leads elsewhere");
         assert_eq!(last_bytes(&path, 100).as_deref(), Some("first last"));
         std::fs::write(&path, "").unwrap();
         assert_eq!(last_bytes(&path, 4), None);

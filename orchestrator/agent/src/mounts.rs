@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeMount};
 use rustix::fs::{CWD, Gid, Mode, OFlags, ResolveFlags, fchmod, fchown, fstat, mkdirat, openat2};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::config::PodPaths;
 use crate::env::expand;
 use crate::members::spec;
+use crate::volumes::claims::{self, Place};
 
 /// One directory or file of the node shown to a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +23,7 @@ pub(crate) struct BindMount {
     pub(crate) propagation: &'static str,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Access {
     ReadOnly,
     ReadWrite,
@@ -32,8 +34,8 @@ pub(crate) enum Access {
 pub(crate) enum MountError {
     #[error("the container mounts the volume {0:?}, which the pod does not have")]
     NoVolume(String),
-    #[error("the hostPath {} of volume {volume:?} cannot be looked at", path.display())]
-    HostPath {
+    #[error("{} of volume {volume:?} cannot be looked at", path.display())]
+    OnNode {
         volume: String,
         path: PathBuf,
         #[source]
@@ -84,7 +86,8 @@ fn one(
         .clone()
         .find(|volume| volume.name == mount.name)
         .ok_or_else(|| MountError::NoVolume(mount.name.clone()))?;
-    let root = source(volume, paths)?;
+    let (root, claimed) = source(volume, paths)?;
+    let fixed = is_generated(volume) || claimed == Access::ReadOnly;
     let sub_path = match (&mount.sub_path_expr, &mount.sub_path) {
         (Some(expression), _) if !expression.is_empty() => expand(expression, env),
         (_, Some(path)) => path.clone(),
@@ -95,13 +98,9 @@ fn one(
     } else {
         let failed =
             |source| MountError::SubPath { volume: mount.name.clone(), path: sub_path.clone(), source };
-        sub_directory(&root, Path::new(&sub_path), is_generated(volume)).map_err(failed)?
+        sub_directory(&root, Path::new(&sub_path), fixed).map_err(failed)?
     };
-    let access = if mount.read_only == Some(true) || is_generated(volume) {
-        Access::ReadOnly
-    } else {
-        Access::ReadWrite
-    };
+    let access = if mount.read_only == Some(true) || fixed { Access::ReadOnly } else { Access::ReadWrite };
     let propagation = match mount.mount_propagation.as_deref() {
         Some("HostToContainer") => "rslave",
         Some("Bidirectional") => "rshared",
@@ -119,11 +118,21 @@ fn is_generated(volume: &Volume) -> bool {
 }
 
 /// Where a volume's content lies on the node, without symbolic links: the shim mounts no source that one leads to,
-/// as a container may have put it there after the path was looked at.
-fn source(volume: &Volume, paths: &PodPaths) -> Result<PathBuf, MountError> {
-    let Some(host) = &volume.host_path else { return Ok(paths.volume(&volume.name)) };
-    let path = PathBuf::from(&host.path);
-    path.canonicalize().map_err(|source| MountError::HostPath { volume: volume.name.clone(), path, source })
+/// as a container may have put it there after the path was looked at. And what the pod may do with it.
+fn source(volume: &Volume, paths: &PodPaths) -> Result<(PathBuf, Access), MountError> {
+    let resolve = |path: PathBuf| {
+        path.canonicalize().map_err(|source| MountError::OnNode { volume: volume.name.clone(), path, source })
+    };
+    if let Some(host) = &volume.host_path {
+        return Ok((resolve(PathBuf::from(&host.path))?, Access::ReadWrite));
+    }
+    if claims::name_of(volume, "").is_some() {
+        let path = paths.claims().join(&volume.name);
+        let failed = |source| MountError::OnNode { volume: volume.name.clone(), path: path.clone(), source };
+        let place = Place::load(&path).map_err(failed)?;
+        return Ok((resolve(place.path)?, place.access));
+    }
+    Ok((paths.volume(&volume.name), Access::ReadWrite))
 }
 
 /// The node's own shared memory, for pods with `hostIPC`.
@@ -135,7 +144,7 @@ pub(crate) fn shm_of_node() -> PathBuf {
 
 /// A path below `root` that no symbolic link leads out of; missing directories are made in volumes that containers
 /// may write to.
-fn sub_directory(root: &Path, path: &Path, generated: bool) -> io::Result<PathBuf> {
+fn sub_directory(root: &Path, path: &Path, fixed: bool) -> io::Result<PathBuf> {
     let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let directory = openat2(CWD, root, flags | OFlags::DIRECTORY, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
@@ -144,7 +153,7 @@ fn sub_directory(root: &Path, path: &Path, generated: bool) -> io::Result<PathBu
         so_far.push(part);
         match openat2(&directory, &so_far, flags, Mode::empty(), beneath) {
             Ok(_) => {}
-            Err(rustix::io::Errno::NOENT) if !generated => make_one(&directory, &so_far, beneath)?,
+            Err(rustix::io::Errno::NOENT) if !fixed => make_one(&directory, &so_far, beneath)?,
             Err(error) => return Err(error.into()),
         }
     }
@@ -218,7 +227,7 @@ mod tests {
         assert_eq!(of("link", "").unwrap(), root.join("real"));
         assert_eq!(of("link/sub", "").unwrap(), root.join("real/sub"));
         assert_eq!(of("link", "sub").unwrap(), root.join("real/sub"));
-        assert!(matches!(of("missing", ""), Err(MountError::HostPath { .. })));
+        assert!(matches!(of("missing", ""), Err(MountError::OnNode { .. })));
     }
 
     #[test]
@@ -229,6 +238,28 @@ mod tests {
         assert_eq!(access(json!({"name": "data", "mountPath": "/c"})), Access::ReadWrite);
         assert_eq!(access(json!({"name": "data", "mountPath": "/c", "readOnly": true})), Access::ReadOnly);
         assert!(mounts(dir.path(), json!({"name": "no", "mountPath": "/c"})).is_err());
+    }
+
+    #[test]
+    fn a_claim_is_the_directory_that_was_found_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = std::fs::canonicalize(dir.path()).unwrap();
+        std::fs::create_dir_all(root.join("there")).unwrap();
+        let paths = PodPaths { root: root.clone(), run: root.join("run") };
+        let of = |sub: &str, access: Access| {
+            Place { path: root.join("there"), access }.save(&paths.claims().join("v")).unwrap();
+            let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {
+                "containers": [{"name": "c", "volumeMounts": [{"name": "v", "mountPath": "/v", "subPath": sub}]}],
+                "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]}}))
+            .unwrap();
+            let mounts =
+                of_container(&pod, &spec(&pod).containers[0], &paths, &[]).map_err(|e| e.to_string())?;
+            Ok::<_, String>((mounts[0].source.clone(), mounts[0].access))
+        };
+        assert_eq!(of("", Access::ReadWrite), Ok((root.join("there"), Access::ReadWrite)));
+        assert!(of("sub", Access::ReadOnly).is_err(), "nothing is made in what may only be read");
+        assert_eq!(of("sub", Access::ReadWrite), Ok((root.join("there/sub"), Access::ReadWrite)));
+        assert_eq!(of("sub", Access::ReadOnly), Ok((root.join("there/sub"), Access::ReadOnly)));
     }
 
     #[test]

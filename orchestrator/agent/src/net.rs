@@ -17,6 +17,19 @@ pub struct Attachment {
     pub netns: PathBuf,
 }
 
+/// A port of the node that leads to one pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// `0.0.0.0`: every address of the node.
+    pub address: Ipv4Addr,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+    /// On the node.
+    pub port: u16,
+    /// In the pod.
+    pub container_port: u16,
+}
+
 /// A step of the network that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{step}")]
@@ -37,6 +50,8 @@ pub trait PodNetwork: Send + Sync + 'static {
     async fn attach_wasm_pod(&self, uid: &str, domain: &str) -> Result<Attachment, NetworkError>;
     /// Takes back what the pod was given.
     async fn detach(&self, uid: &str) -> Result<(), NetworkError>;
+    /// Gives an attached pod these ports of the node, and no others, until it is detached.
+    async fn publish(&self, uid: &str, ports: Vec<HostPort>) -> Result<(), NetworkError>;
     /// A listener made in that namespace.
     async fn listen(&self, netns: &Path, address: SocketAddr) -> Result<TcpListener, NetworkError>;
     /// Returns once the rules of all Services on this node send no new connection to `ip`.

@@ -243,13 +243,13 @@ fn conditions(capacity: &Capacity, now: Timestamp) -> Vec<core::NodeCondition> {
     vec![
         pressure(
             "MemoryPressure",
-            capacity.memory_available < MEMORY_PRESSURE,
+            capacity.lacks_memory(),
             ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
             ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
         ),
         pressure(
             "DiskPressure",
-            capacity.disk_free < (capacity.disk / 100 * DISK_PRESSURE_PERCENT).min(DISK_PRESSURE_MOST),
+            capacity.lacks_disk(),
             (
                 "KubeletHasDiskPressure",
                 "kubelet has disk pressure: less than 5 % and less than 1 GiB is free where the data directory is",
@@ -286,6 +286,26 @@ fn node_info() -> core::NodeSystemInfo {
 }
 
 impl Capacity {
+    /// Is there too little memory for what may come next?
+    pub(crate) fn lacks_memory(&self) -> bool {
+        self.memory_available < MEMORY_PRESSURE
+    }
+
+    /// Bytes of memory below which that is so.
+    pub(crate) fn least_memory() -> u64 {
+        MEMORY_PRESSURE.unsigned_abs()
+    }
+
+    /// Is the disk too full?
+    pub(crate) fn lacks_disk(&self) -> bool {
+        self.disk_free < self.least_disk()
+    }
+
+    /// Free bytes of the disk below which that is so.
+    pub(crate) fn least_disk(&self) -> u64 {
+        (self.disk / 100 * DISK_PRESSURE_PERCENT).min(DISK_PRESSURE_MOST)
+    }
+
     /// What this machine has; the disk is that of `data`.
     pub(crate) fn of_this_machine(data: &std::path::Path) -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, |n| i64::try_from(n.get()).unwrap_or(1));

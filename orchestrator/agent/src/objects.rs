@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use http::Request;
 use k8s_openapi::api::authentication::v1::TokenRequest;
-use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service,
+};
 use kube::Api;
 use kube::api::ListParams;
 use tokio::time::Instant;
@@ -24,11 +26,13 @@ pub(crate) struct Objects {
     services: Mutex<Option<(Instant, Vec<Service>)>>,
     cpu_milli: i64,
     memory: i64,
+    storage: i64,
 }
 
 impl Objects {
-    pub(crate) fn new(client: kube::Client, cpu_milli: i64, memory: i64) -> Self {
-        Objects { client, services: Mutex::new(None), cpu_milli, memory }
+    /// With what the node has: thousandths of cores, bytes of memory and of disk.
+    pub(crate) fn new(client: kube::Client, cpu_milli: i64, memory: i64, storage: i64) -> Self {
+        Objects { client, services: Mutex::new(None), cpu_milli, memory, storage }
     }
 
     pub(crate) async fn config_map(
@@ -41,6 +45,21 @@ impl Objects {
 
     pub(crate) async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>, kube::Error> {
         Api::<Secret>::namespaced(self.client.clone(), namespace).get_opt(name).await
+    }
+
+    pub(crate) async fn claim(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<PersistentVolumeClaim>, kube::Error> {
+        Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), namespace).get_opt(name).await
+    }
+
+    pub(crate) async fn persistent_volume(
+        &self,
+        name: &str,
+    ) -> Result<Option<PersistentVolume>, kube::Error> {
+        Api::<PersistentVolume>::all(self.client.clone()).get_opt(name).await
     }
 
     /// A token for a service account, bound to the pod.
@@ -95,6 +114,7 @@ impl Objects {
             host_ip: Some(config.node_address),
             node_cpu_milli: self.cpu_milli,
             node_memory: self.memory,
+            node_storage: self.storage,
             ..Sources::default()
         }
     }

@@ -23,6 +23,8 @@ pub(crate) struct Observed {
     pub(crate) prepared: Prepared,
     /// Whether connections from Services still come; asked when the pod ends.
     pub(crate) drained: Progress,
+    /// Why the node wants to be rid of it.
+    pub(crate) evicted: Option<String>,
     /// By name; a container that was never touched may be missing.
     pub(crate) containers: BTreeMap<String, Seen>,
 }

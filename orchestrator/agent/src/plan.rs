@@ -11,6 +11,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::eviction::EVICTED;
 use crate::images::reference::normalize;
 use crate::members::{Desired, Member, Role, members, spec};
 use crate::observe::{ImageState, Life, Observed, Prepared, Progress, Stopping};
@@ -121,6 +122,7 @@ impl Planner<'_> {
             return self.wind_down();
         }
         let over = self.seen.record.failed.is_some()
+            || self.evicted()
             || self.sysctl_forbidden()
             || self.deadline_passed()
             || self.run() == Course::Over;
@@ -150,6 +152,18 @@ impl Planner<'_> {
                 self.push(Action::Harvest(name.clone(), finished));
             }
         }
+    }
+
+    /// The node wants to be rid of it.
+    fn evicted(&mut self) -> bool {
+        let Some(message) = self.seen.evicted.clone() else { return false };
+        self.push(Action::BeginFailure(EVICTED, message));
+        true
+    }
+
+    /// Seconds between TERM and KILL.
+    fn grace(&self) -> i64 {
+        self.seen.record.grace(self.desired)
     }
 
     /// `activeDeadlineSeconds`.
@@ -328,7 +342,7 @@ impl Planner<'_> {
             }
             Why::PodEnds | Why::PostStart | Why::Changed => None,
         };
-        let grace = of_probe.unwrap_or_else(|| self.desired.grace());
+        let grace = of_probe.unwrap_or_else(|| self.grace());
         let since = seen.stopping.map_or(self.now, |stopping| stopping.since);
         self.stop(member.name(), why, since + SignedDuration::from_secs(grace), Progress::Done);
     }
@@ -415,7 +429,7 @@ impl Planner<'_> {
             Life::Running { .. } => {
                 let begun = self.seen.seen(member.name()).stopping.map(|stopping| stopping.since);
                 let since = since.or(begun).unwrap_or(self.now);
-                let deadline = since + SignedDuration::from_secs(self.desired.grace());
+                let deadline = since + SignedDuration::from_secs(self.grace());
                 self.stop(member.name(), Why::PodEnds, deadline, drained);
             }
         }

@@ -11,6 +11,7 @@ use tracing::warn;
 use crate::config::PodPaths;
 use crate::context::Context;
 use crate::files;
+use crate::host_ports::{self, HostPortError};
 use crate::members::{members, name, namespace, spec, uid};
 use crate::namespaces;
 use crate::net::NetworkError;
@@ -53,6 +54,8 @@ pub(crate) enum PrepareError {
     Handler(#[from] UnknownHandler),
     #[error("the images of the pod are not known yet, and with them its place")]
     Placeless,
+    #[error(transparent)]
+    HostPort(#[from] HostPortError),
     #[error("the pod gets no address")]
     Network(#[source] NetworkError),
     #[error("the pod's namespaces cannot be made")]
@@ -159,6 +162,12 @@ async fn network(worker: &mut Worker, pod: &Pod) -> Result<(), PrepareError> {
         Place::Host => None,
     };
     let attachment = attachment.transpose().map_err(PrepareError::Network)?;
+    if attachment.is_some() {
+        let ports = host_ports::of(pod)?;
+        if !ports.is_empty() {
+            network.publish(uid(pod), ports).await.map_err(PrepareError::Network)?;
+        }
+    }
     let sandbox = match attachment {
         Some(attachment) => Sandbox { place, ip: attachment.ip, netns: Some(attachment.netns) },
         None => Sandbox { place, ip: worker.context.config.node_address, netns: None },

@@ -10,6 +10,8 @@ use catamaran_task::spec::ContainerId;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::eviction;
+use crate::members::Desired;
 use crate::runtime::{Place, ShimKey};
 
 /// The agent's memory of one pod.
@@ -95,6 +97,13 @@ impl PodRecord {
     pub(crate) fn save(&self, path: &Path) -> io::Result<()> {
         let bytes = serde_json::to_vec(self).expect("a record is plain data");
         write_atomically(path, &bytes)
+    }
+
+    /// Seconds the pod's containers have between TERM and KILL: one that the node wants to be rid of has few.
+    pub(crate) fn grace(&self, desired: &Desired) -> i64 {
+        let evicted = self.failed.as_ref().is_some_and(|(reason, _)| reason == eviction::EVICTED);
+        let grace = desired.grace();
+        if evicted { grace.min(eviction::GRACE) } else { grace }
     }
 
     pub(crate) fn ip(&self) -> Option<Ipv4Addr> {

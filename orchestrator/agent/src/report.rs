@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use crate::eviction::EVICTED;
 use crate::members::{Desired, Member, Role, members, name, namespace, spec, uid};
 use crate::observe::{ImageState, Life, Observed, Prepared, Progress, Trouble};
 use crate::plan::SHOW_PULL_ERROR;
@@ -311,7 +312,16 @@ impl Report<'_> {
             ("PodScheduled", true, None, None),
         ]
         .map(|(kind, holds, reason, message)| self.condition(old, kind, holds, reason, message))
-        .to_vec()
+        .into_iter()
+        .chain(self.disrupted(old))
+        .collect()
+    }
+
+    /// A pod that the node evicted says that it did not fail by itself.
+    fn disrupted(&self, old: &[core::PodCondition]) -> Option<core::PodCondition> {
+        let (_, message) = self.seen.record.failed.as_ref().filter(|(reason, _)| reason == EVICTED)?;
+        let (kind, reason) = ("DisruptionTarget", Some("TerminationByKubelet"));
+        Some(self.condition(old, kind, true, reason, Some(message.clone())))
     }
 
     fn closed_gates(&self, old: &[core::PodCondition]) -> Vec<String> {

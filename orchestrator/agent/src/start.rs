@@ -2,6 +2,7 @@
 //! listeners, start.
 
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -209,8 +210,8 @@ async fn container_spec(
     let env = crate::env::environment(pod, member.container, &sources)?;
     let directory = worker.paths.container(container);
     std::fs::create_dir_all(&directory).map_err(StartError::Files)?;
-    let termination_log = worker.paths.termination_log(container, attempt);
-    std::fs::File::options().create(true).append(true).open(&termination_log).map_err(StartError::Files)?;
+    let termination_log = worker.paths.termination_log(member.container, attempt);
+    make_termination_log(&termination_log).map_err(StartError::Files)?;
     let log_dir = context.paths.log_dir(namespace(pod), name(pod), uid(pod));
     let log = crate::config::log_file(&log_dir, container, attempt);
     std::fs::create_dir_all(log.parent().unwrap_or(&log_dir)).map_err(StartError::Files)?;
@@ -220,7 +221,8 @@ async fn container_spec(
         ImageKind::Linux => crate::identity::resolve(pod, member.container, image)?,
         ImageKind::Wasm(_) => Identity::default(),
     };
-    let resolvers = crate::files::resolvers(&context.config, pod, &crate::files::node_resolv_conf());
+    let mut resolvers = crate::files::resolvers(&context.config, pod, &crate::files::node_resolv_conf());
+    resolvers.hosts = crate::files::host_names(&context.config, pod, ip);
     let input = Input {
         pod,
         container: member.container,
@@ -242,4 +244,14 @@ async fn container_spec(
         node_memory: context.node_memory,
     };
     Ok(bundle::container_spec(&input)?)
+}
+
+/// A file that the container may write whoever its user is, in a directory of its own.
+fn make_termination_log(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory)?;
+    }
+    std::fs::File::options().create(true).append(true).open(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))
 }

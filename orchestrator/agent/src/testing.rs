@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::config::{AgentConfig, Paths};
 use crate::context::{Context, Roster, Wakers};
+use crate::eviction::Evictions;
 use crate::images::content::Store;
 use crate::images::detect::ImageKind;
 use crate::images::{Image, ImageConfig, Images};
@@ -97,9 +98,10 @@ impl Bench {
         shims.pretend_running(&ShimKey::Oci);
         Arc::new(Context {
             shims,
-            objects: Objects::new(client.clone(), 2000, 1 << 30),
+            objects: Objects::new(client.clone(), 2000, 1 << 30, 1 << 40),
             listeners: Listeners::default(),
             roster: Roster::default(),
+            evictions: Evictions::default(),
             node_memory: 1 << 30,
             images: Images::open(&paths.images(), &config.executable, &[]).unwrap(),
             network: self.network.clone(),

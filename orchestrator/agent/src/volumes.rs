@@ -4,7 +4,9 @@
 //! | file | what |
 //! | --- | --- |
 //! | `atomic` | a directory whose content changes all at once (`..data`) |
+//! | `claims` | which directory of the node a PersistentVolumeClaim is |
 //! | `generated` | configMap, secret, downwardAPI, projected: what files they hold |
+//! | `owner` | gives a volume to a group |
 //! | `token` | service-account tokens and when a new one is due |
 
 use std::io;
@@ -20,11 +22,13 @@ use catamaran_client::error::Chain;
 
 use crate::config::PodPaths;
 use crate::context::Context;
-use crate::members::spec;
+use crate::members::{name, spec};
 use crate::namespaces::{is_mount_point, unmount_if_mounted};
 
 mod atomic;
+pub(crate) mod claims;
 mod generated;
+mod owner;
 mod token;
 
 use generated::Wanted;
@@ -60,6 +64,8 @@ pub(crate) enum VolumeError {
     HostPath { volume: String, path: String, expected: String },
     #[error("MountVolume.SetUp failed for volume {volume:?} : this kind of volume is not known to this node")]
     Unsupported { volume: String },
+    #[error("MountVolume.SetUp failed for volume {volume:?} : error processing PVC {claim}: {why}")]
+    Claim { volume: String, claim: String, why: String },
     #[error("the volumes of the pod cannot be unmounted")]
     Unmount(#[source] io::Error),
 }
@@ -88,8 +94,12 @@ pub(crate) async fn refresh(context: &Context, pod: &Pod, paths: &PodPaths, ip: 
 
 /// Takes all volumes away. What lies on the node by itself (`hostPath`) stays.
 pub(crate) async fn tear_down(paths: &PodPaths) -> Result<(), VolumeError> {
-    let root = paths.volumes();
+    let (root, claims) = (paths.volumes(), paths.claims());
     let work = move || -> io::Result<()> {
+        match std::fs::remove_dir_all(claims) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         let entries = match std::fs::read_dir(&root) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             entries => entries?,
@@ -123,7 +133,10 @@ async fn one(
         return empty_dir(empty, pod, &place).map_err(write);
     }
     if let Some(host) = &volume.host_path {
-        return host_path(host, volume);
+        return host_path(host, &volume.name);
+    }
+    if let Some(claim) = claims::name_of(volume, name(pod)) {
+        return claims::set_up(context, pod, volume, &claim, paths).await;
     }
     if !generated::is(volume) {
         return Err(VolumeError::Unsupported { volume: volume.name.clone() });
@@ -176,7 +189,7 @@ fn give(directory: &Path, group: Option<u32>) -> io::Result<()> {
 }
 
 /// Checks, and where the type says so makes, what lies on the node.
-fn host_path(host: &HostPathVolumeSource, volume: &Volume) -> Result<(), VolumeError> {
+fn host_path(host: &HostPathVolumeSource, volume: &str) -> Result<(), VolumeError> {
     use std::os::unix::fs::FileTypeExt;
     let path = Path::new(&host.path);
     let kind = host.type_.as_deref().unwrap_or_default();
@@ -186,11 +199,7 @@ fn host_path(host: &HostPathVolumeSource, volume: &Volume) -> Result<(), VolumeE
         "FileOrCreate" if !path.exists() => std::fs::File::create(path).map(drop),
         _ => Ok(()),
     };
-    made.map_err(|source| VolumeError::Write {
-        volume: volume.name.clone(),
-        path: host.path.clone(),
-        source,
-    })?;
+    made.map_err(|source| VolumeError::Write { volume: volume.to_owned(), path: host.path.clone(), source })?;
     let meta = std::fs::metadata(path);
     let fits = |test: fn(&std::fs::FileType) -> bool| meta.as_ref().is_ok_and(|meta| test(&meta.file_type()));
     let good = match kind {
@@ -205,7 +214,7 @@ fn host_path(host: &HostPathVolumeSource, volume: &Volume) -> Result<(), VolumeE
     if good {
         return Ok(());
     }
-    let (volume, path, expected) = (volume.name.clone(), host.path.clone(), kind.to_lowercase());
+    let (volume, path, expected) = (volume.to_owned(), host.path.clone(), kind.to_lowercase());
     Err(VolumeError::HostPath { volume, path, expected })
 }
 
@@ -257,7 +266,7 @@ mod tests {
         let path = |name: &str| dir.path().join(name).display().to_string();
         let check = |name: &str, kind: &str| {
             let source = HostPathVolumeSource { path: path(name), type_: Some(kind.to_owned()) };
-            host_path(&source, &Volume { name: "v".into(), ..Volume::default() })
+            host_path(&source, "v")
         };
         assert!(check("any", "").is_ok());
         assert!(dir.path().join("any").is_dir());

@@ -278,6 +278,9 @@ impl Worker {
             }
         }
         self.take_verdicts();
+        if let Some(message) = self.context.evictions.take(self.uid()) {
+            self.seen.evicted = Some(message);
+        }
     }
 
     /// The agent may have been interrupted between a container's creation and writing that down.

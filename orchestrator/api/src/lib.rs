@@ -10,6 +10,8 @@ pub mod field_error;
 pub mod field_selector;
 /// The table of resources.
 pub mod kind;
+/// Volumes that are directories of a node.
+pub mod local_path;
 /// Metadata of objects and what the server does with it.
 pub mod meta;
 /// Names and keys.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use catamaran_agent::{Attachment, NetworkError, PodNetwork};
+use catamaran_agent::{Attachment, HostPort, NetworkError, PodNetwork};
 use catamaran_network::{Network, PodAttachment};
 
 /// Rules normally change within milliseconds; a pod is not kept from ending for longer than this.
@@ -39,6 +39,17 @@ impl PodNetwork for OnThisNode {
 
     async fn detach(&self, uid: &str) -> Result<(), NetworkError> {
         self.0.detach(uid).await.map_err(step("detach the pod from the network"))
+    }
+
+    async fn publish(&self, uid: &str, ports: Vec<HostPort>) -> Result<(), NetworkError> {
+        let port = |port: HostPort| catamaran_network::HostPort {
+            address: port.address,
+            protocol: port.protocol,
+            port: port.port,
+            container_port: port.container_port,
+        };
+        let ports = ports.into_iter().map(port).collect();
+        self.0.publish(uid, ports).await.map_err(step("give the pod its ports of the node"))
     }
 
     async fn listen(&self, netns: &Path, address: SocketAddr) -> Result<TcpListener, NetworkError> {

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Service};
+use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, PersistentVolumeClaim, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::api::Api;
@@ -28,6 +28,7 @@ pub(crate) struct Caches {
     pub(crate) endpoints: Cache<Endpoints>,
     pub(crate) namespaces: Cache<Namespace>,
     pub(crate) nodes: Cache<Node>,
+    pub(crate) claims: Cache<PersistentVolumeClaim>,
     pub(crate) revisions: Cache<ControllerRevision>,
     /// By the uid of their controller.
     pub(crate) revisions_by_owner: Index<ControllerRevision, String>,
@@ -92,6 +93,7 @@ impl Caches {
             endpoints: all(client),
             namespaces: all(client),
             nodes: all(client),
+            claims: all(client),
             revisions_by_owner: by_owner(&revisions),
             revisions,
             stateful_sets: all(client),
@@ -118,6 +120,7 @@ impl Caches {
         tasks.spawn("cache of statefulsets", self.stateful_sets.clone().run());
         tasks.spawn("cache of jobs", self.jobs.clone().run());
         tasks.spawn("cache of nodes", self.nodes.clone().run());
+        tasks.spawn("cache of persistentvolumeclaims", self.claims.clone().run());
     }
 }
 

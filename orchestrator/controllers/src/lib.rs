@@ -20,7 +20,7 @@
 //! | `garbage` | removes what has lost its owners |
 //! | `node` | NotReady and evictions out of a node's silence |
 //! | `pod_garbage` | removes pods that nobody reports on |
-//! | `protection` | keeps claims and volumes that are in use from being deleted |
+//! | `volume` | PersistentVolumes for PersistentVolumeClaims, and claims for `ephemeral` volumes |
 
 mod autoscale;
 mod caches;
@@ -38,15 +38,16 @@ mod history;
 mod job;
 mod namespace;
 mod node;
+mod node_selector;
 mod own;
 mod pod;
 mod pod_garbage;
-mod protection;
 mod quota;
 mod rank;
 mod replicaset;
 mod service_account;
 mod statefulset;
+mod volume;
 mod write;
 
 use std::future::Future;
@@ -106,6 +107,7 @@ async fn run_all(client: Client, config: Config, stop: BoxFuture<'static, ()>) -
     start.workloads();
     start.jobs();
     start.cluster(config);
+    start.volumes();
     start.tasks.run(stop).await
 }
 
@@ -147,10 +149,7 @@ impl Start {
         self.tasks.spawn("daemonset", daemonset::run(c, all, sets, events));
         let (c, all) = self.shared();
         let events = self.recorder("statefulset-controller");
-        let claims = statefulset::claims(&c, &mut self.tasks);
-        self.tasks.spawn("statefulset", statefulset::run(c, all, claims.clone(), events));
-        let (c, all) = self.shared();
-        self.tasks.spawn("pvcprotection", protection::run_claims(c, all, claims));
+        self.tasks.spawn("statefulset", statefulset::run(c, all, events));
         let (c, all) = self.shared();
         let events = self.recorder("controllermanager");
         let own = disruption::OwnCaches::start(&c, &mut self.tasks, controllers);
@@ -174,6 +173,17 @@ impl Start {
         self.tasks.spawn("cronjob", cronjob::run(c, all, cron_jobs, events));
     }
 
+    /// What they keep.
+    fn volumes(&mut self) {
+        let (c, all) = self.shared();
+        let events = self.recorder("persistentvolume-controller");
+        let own = volume::OwnCaches::start(&c, &mut self.tasks);
+        self.tasks.spawn("persistentvolume", volume::run(c, all, own, events));
+        let (c, all) = self.shared();
+        let events = self.recorder("ephemeral-volume-controller");
+        self.tasks.spawn("ephemeral volumes", volume::ephemeral::run(c, all, events));
+    }
+
     /// What a cluster needs around them.
     fn cluster(&mut self, config: Config) {
         let (c, all) = self.shared();
@@ -191,8 +201,6 @@ impl Start {
         let quotas = quota::cache(&c, &mut self.tasks);
         self.tasks.spawn("resourcequota", quota::run(c, all, quotas));
         let (c, _) = self.shared();
-        let volumes = protection::volumes(&c, &mut self.tasks);
-        self.tasks.spawn("pvprotection", protection::run_volumes(c, volumes));
         let (c, all) = self.shared();
         self.tasks.spawn("podgarbage", pod_garbage::run(c, all, config.ended_pods));
         self.tasks.spawn("garbage", garbage::run(self.client.clone()));

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{ContainerPort, NodeSelectorRequirement, PodCondition, PodIP, Toleration};
+use k8s_openapi::api::core::v1::{
+    ContainerPort, NodeSelectorRequirement, PersistentVolumeClaimTemplate, PodCondition, PodIP, Toleration,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Resource;
 use serde::Deserialize;
@@ -46,6 +48,30 @@ pub(crate) struct Spec {
     pub(crate) containers: Vec<Container>,
     pub(crate) init_containers: Vec<Container>,
     pub(crate) affinity: Option<Box<Affinity>>,
+    pub(crate) volumes: Vec<Volume>,
+}
+
+/// See `Volume`; only what claims storage is kept ([`Pod::trim`]).
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Volume {
+    pub(crate) name: String,
+    pub(crate) persistent_volume_claim: Option<ClaimSource>,
+    pub(crate) ephemeral: Option<Box<Ephemeral>>,
+}
+
+/// See `PersistentVolumeClaimVolumeSource`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ClaimSource {
+    pub(crate) claim_name: String,
+}
+
+/// See `EphemeralVolumeSource`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Ephemeral {
+    pub(crate) volume_claim_template: Option<PersistentVolumeClaimTemplate>,
 }
 
 /// The part of `Affinity` that says which node a pod of a DaemonSet is meant for.
@@ -136,9 +162,13 @@ pub(crate) enum Phase {
 }
 
 impl Pod {
-    /// Drops the metadata that no controller reads.
+    /// Drops what no controller reads.
     pub(crate) fn trim(&mut self) {
         self.metadata.managed_fields = None;
+        self.spec
+            .volumes
+            .retain(|volume| volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some());
+        self.spec.volumes.shrink_to_fit();
         if let Some(annotations) = self.metadata.annotations.as_mut() {
             annotations.retain(|key, _| KEPT_ANNOTATIONS.contains(&key.as_str()));
         }
@@ -211,6 +241,15 @@ impl Pod {
     /// Has it this finalizer?
     pub(crate) fn has_finalizer(&self, finalizer: &str) -> bool {
         self.metadata.finalizers.iter().flatten().any(|found| found == finalizer)
+    }
+
+    /// The names of the claims that its volumes are.
+    pub(crate) fn claims(&self) -> impl Iterator<Item = String> + '_ {
+        let pod = self.metadata.name.as_deref().unwrap_or_default();
+        self.spec.volumes.iter().filter_map(move |volume| match &volume.persistent_volume_claim {
+            Some(claim) => Some(claim.claim_name.clone()),
+            None => volume.ephemeral.as_ref().map(|_| format!("{pod}-{}", volume.name)),
+        })
     }
 
     /// Its first address.

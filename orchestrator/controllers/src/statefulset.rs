@@ -16,14 +16,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetStatus};
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::Client;
 use tracing::debug;
 
-use catamaran_client::{Cache, Key, Outcome, Queue, Recorder, Tasks, object, runner};
+use catamaran_client::{Key, Outcome, Queue, Recorder, object, runner};
 
-use crate::caches::{self, Caches};
+use crate::caches::Caches;
 use crate::history::{Current, History, HistoryError};
 use crate::own::{CACHE_PATIENCE, OwnError, OwnPods, OwnerKind, Wording, wake_owners};
 use crate::write::Written;
@@ -62,37 +61,24 @@ pub(crate) enum StatefulSetError {
 /// What the calls share.
 struct Context {
     own: Arc<OwnPods>,
-    claims: Cache<PersistentVolumeClaim>,
     history: History,
     /// Revisions of StatefulSets written.
     written: Written<Key>,
 }
 
-/// Starts the cache of claims in `tasks`.
-pub(crate) fn claims(client: &Client, tasks: &mut Tasks) -> Cache<PersistentVolumeClaim> {
-    let claims = caches::all(client);
-    tasks.spawn("cache of persistentvolumeclaims", claims.clone().run());
-    claims
-}
-
 /// Runs the controller for ever.
-pub(crate) async fn run(
-    client: Client,
-    caches: Caches,
-    claims: Cache<PersistentVolumeClaim>,
-    recorder: Recorder,
-) {
+pub(crate) async fn run(client: Client, caches: Caches, recorder: Recorder) {
     let queue = Queue::new();
     let history = History::new(client.clone(), caches.clone(), KIND, HASH_LABEL);
     let own = OwnPods::new(client, caches.clone(), recorder, KIND);
-    let context = Arc::new(Context { own, claims, history, written: Written::default() });
+    let context = Arc::new(Context { own, history, written: Written::default() });
     let wake = queue.clone();
     caches.stateful_sets.on_change(move |change| wake.add(Key::of(&**change.object())));
     wake_owners(&context.own, &caches.stateful_sets, selector, &queue);
     caches.stateful_sets.ready().await;
     caches.pods.ready().await;
     caches.revisions.ready().await;
-    context.claims.ready().await;
+    caches.claims.ready().await;
     runner::run("statefulset", queue, WORKERS, move |key| reconcile(Arc::clone(&context), key)).await;
 }
 
@@ -119,7 +105,7 @@ async fn reconcile(context: Arc<Context>, key: Key) -> Result<Outcome, StatefulS
     let Some(revisions) = history(&context, &key, &set).await? else {
         return Ok(Outcome::After(Duration::from_secs(1)));
     };
-    let find = |name: &str| context.claims.get(&Key::new(key.namespace.as_str(), name));
+    let find = |name: &str| caches.claims.get(&Key::new(key.namespace.as_str(), name));
     let observed = plan::Observed {
         set: &set,
         pods: &pods,

@@ -17,6 +17,7 @@ use crate::namespace;
 use crate::netlink::route::{self, LinkSettings, RouteKind};
 use crate::netlink::{Family, Socket, nftables};
 use crate::services::elements::{Backend, Choice, ClientSource, Frontend, Memory, Protocol, Route, Standing};
+use crate::services::ports::HostPort;
 use crate::services::rules::TABLE;
 
 const PORT: u16 = 8080;
@@ -253,6 +254,47 @@ fn node_ports_answer_on_loopback_and_on_the_node() {
                 }
             }
         }
+    });
+}
+
+fn host_port(address: Ipv4Addr, port: u16) -> HostPort {
+    HostPort { address, protocol: "TCP".to_owned(), port, container_port: PORT }
+}
+
+#[test]
+fn pods_have_ports_of_the_node_until_they_go() {
+    isolated(|folder| async move {
+        let Cast { network, a, b, wasm, other } = cast(&folder).await;
+        let node = network.node_address();
+        let any = Ipv4Addr::UNSPECIFIED;
+        network.publish("uid-a", vec![host_port(any, 8001)]).await.expect("published");
+        let of_wasm = vec![host_port(Ipv4Addr::LOCALHOST, 8002), host_port(node, 8003)];
+        network.publish("uid-wasm", of_wasm).await.expect("published");
+        let all_answer = |network: &Network| {
+            assert!(ask(None, Ipv4Addr::LOCALHOST, 8001).expect("answers").starts_with("a "));
+            assert!(ask(None, node, 8001).expect("answers").starts_with("a "));
+            for pod in [&a, &b, &wasm, &other] {
+                assert!(ask_in(pod, node, 8001).expect("answers").starts_with("a "));
+                assert!(ask_in(pod, node, 8003).expect("answers").starts_with("wasm "));
+            }
+            assert!(ask(None, Ipv4Addr::LOCALHOST, 8002).expect("answers").starts_with("wasm "));
+            assert_eq!(ask(None, node, 8002), Err(ErrorKind::ConnectionRefused), "not asked for there");
+            assert_eq!(ask(None, Ipv4Addr::LOCALHOST, 8003), Err(ErrorKind::ConnectionRefused));
+            network.node_address()
+        };
+        all_answer(&network);
+        // Services come and the network restarts: the ports stay, before and after the API was read.
+        serve(&network, "web", vec![(frontend(vip(1), 80), to(&[b.ip]))]).await;
+        all_answer(&network);
+        drop(network);
+        let network = open(&folder).await;
+        all_answer(&network);
+        serve(&network, "web", vec![(frontend(vip(1), 80), to(&[b.ip]))]).await;
+        all_answer(&network);
+        assert_eq!(network.wait_until_unrouted(a.ip, SOON).await, Routed::No, "nobody waits for them");
+        network.detach("uid-a").await.expect("detached");
+        assert_eq!(ask(None, node, 8001), Err(ErrorKind::ConnectionRefused));
+        assert!(ask(None, Ipv4Addr::LOCALHOST, 8002).is_ok());
     });
 }
 

@@ -17,4 +17,5 @@ pub use dns::{DnsConfig, DnsError, DnsSockets, Upstreams, run_dns};
 pub use ipam::Cidr;
 pub use namespace::NamespaceError;
 pub use netlink::NetlinkError;
+pub use services::ports::HostPort;
 pub use services::run_services;

@@ -9,11 +9,15 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{Instrument, info_span};
 
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::storage::v1::StorageClass;
+
 use catamaran_client::{Recorder, Tasks};
 
 use crate::bind::{self, Bound, Target};
 use crate::queue::Uid;
 use crate::state::{Decision, State, Update};
+use crate::volumes::{self, Change};
 use crate::watch::{Updates, watch};
 use crate::wire::{Node, Pod, RuntimeClass};
 
@@ -21,6 +25,8 @@ use crate::wire::{Node, Pod, RuntimeClass};
 const WAITING: usize = 4096;
 /// Binds under way at a time.
 const BINDS: usize = 2048;
+/// Kinds that are watched.
+const LISTS: usize = 6;
 /// How often forgotten pods are looked for.
 const SWEEP: Duration = Duration::from_secs(30);
 
@@ -47,8 +53,33 @@ pub(crate) fn watches(client: &Client, tasks: &mut Tasks) -> mpsc::Receiver<Upda
     };
     tasks.spawn("watch of pods", watch(Api::all(client.clone()), pods, sender.clone()));
     tasks.spawn("watch of nodes", watch(Api::all(client.clone()), nodes, sender.clone()));
-    tasks.spawn("watch of runtimeclasses", watch(Api::all(client.clone()), classes, sender));
+    tasks.spawn("watch of runtimeclasses", watch(Api::all(client.clone()), classes, sender.clone()));
+    watch_storage(client, tasks, sender);
     receiver
+}
+
+fn watch_storage(client: &Client, tasks: &mut Tasks, sender: mpsc::Sender<Update>) {
+    let claims = Updates {
+        applied: |claim: PersistentVolumeClaim| Update::Storage(Change::Claim(Box::new(claim))),
+        gone: |claim| Update::Storage(Change::ClaimGone(Box::new(claim))),
+        listed: |listed| Update::Storage(Change::ClaimsListed(listed)),
+        id: volumes::id,
+    };
+    let volumes = Updates {
+        applied: |volume: PersistentVolume| Update::Storage(Change::Volume(Box::new(volume))),
+        gone: |volume| Update::Storage(Change::VolumeGone(Box::new(volume))),
+        listed: |listed| Update::Storage(Change::VolumesListed(listed)),
+        id: volumes::id,
+    };
+    let classes = Updates {
+        applied: |class: StorageClass| Update::Storage(Change::Class(Box::new(class))),
+        gone: |class| Update::Storage(Change::ClassGone(Box::new(class))),
+        listed: |listed| Update::Storage(Change::ClassesListed(listed)),
+        id: volumes::id,
+    };
+    tasks.spawn("watch of claims", watch(Api::all(client.clone()), claims, sender.clone()));
+    tasks.spawn("watch of volumes", watch(Api::all(client.clone()), volumes, sender.clone()));
+    tasks.spawn("watch of storageclasses", watch(Api::all(client.clone()), classes, sender));
 }
 
 /// Decides and binds for ever.
@@ -101,7 +132,7 @@ struct Cycle {
 
 impl Cycle {
     fn may_decide(&self) -> bool {
-        self.lists.len() == 3 && self.binds.len() < BINDS && self.tells.len() < BINDS
+        self.lists.len() == LISTS && self.binds.len() < BINDS && self.tells.len() < BINDS
     }
 
     fn take_in(&mut self, batch: &mut Vec<Update>) {
@@ -111,6 +142,9 @@ impl Cycle {
                 Update::PodsListed(_) => drop(self.lists.insert("pods")),
                 Update::NodesListed(_) => drop(self.lists.insert("nodes")),
                 Update::RuntimeClassesListed(_) => drop(self.lists.insert("runtimeclasses")),
+                Update::Storage(Change::ClaimsListed(_)) => drop(self.lists.insert("claims")),
+                Update::Storage(Change::VolumesListed(_)) => drop(self.lists.insert("volumes")),
+                Update::Storage(Change::ClassesListed(_)) => drop(self.lists.insert("storageclasses")),
                 _ => {}
             }
             self.state.apply(update, now);
@@ -121,11 +155,12 @@ impl Cycle {
         for decision in self.state.decide(rand::random(), Instant::now()) {
             let (client, recorder) = (self.client.clone(), self.recorder.clone());
             match decision {
-                Decision::Bind { uid, node } => {
+                Decision::Bind { uid, node, claims } => {
                     let Some(target) = self.target(&uid) else { continue };
                     let span =
                         info_span!("bind", namespace = %target.namespace, pod = %target.name, node = %node);
-                    self.binds.spawn(bind::bind(client, recorder, target, node.to_string()).instrument(span));
+                    let bind = bind::bind(client, recorder, target, node.to_string(), claims);
+                    self.binds.spawn(bind.instrument(span));
                 }
                 Decision::Tell { uid, why, first } => {
                     let Some(target) = self.target(&uid) else { continue };

@@ -8,12 +8,14 @@ mod runtime_class;
 mod selector;
 mod taints;
 mod unschedulable;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::shape::Shape;
 use crate::snapshot::{Detail, NodeId, Room, Snapshot};
+use crate::volumes::Need;
 
 pub(crate) use selector::matches as term_matches;
 pub(crate) use taints::tolerates;
@@ -24,6 +26,8 @@ pub(crate) struct Demand<'a> {
     pub(crate) shape: &'a Shape,
     /// The handler of its RuntimeClass; absent when it asks for none.
     pub(crate) handler: Option<&'a str>,
+    /// What its claims ask.
+    pub(crate) volumes: &'a [Need],
 }
 
 /// A node as filters see it.
@@ -43,12 +47,19 @@ pub(crate) enum Reason {
     Selector,
     Ports,
     Handler { wanted: String, there: String },
+    VolumeAffinity,
+    NoVolume,
 }
 
 impl Reason {
     /// Would the node do if pods on it went away?
     pub(crate) fn is_curable(&self) -> bool {
         matches!(self, Self::TooManyPods | Self::Insufficient(_) | Self::Ports)
+    }
+
+    /// Would the node do if there were other volumes?
+    pub(crate) fn is_of_volumes(&self) -> bool {
+        matches!(self, Self::VolumeAffinity | Self::NoVolume)
     }
 }
 
@@ -61,6 +72,8 @@ impl fmt::Display for Reason {
             Self::Insufficient(resource) => write!(f, "Insufficient {resource}"),
             Self::Taint { key, value } => write!(f, "node(s) had untolerated taint {{{key}: {value}}}"),
             Self::Selector => f.write_str("node(s) didn't match Pod's node affinity/selector"),
+            Self::VolumeAffinity => f.write_str("node(s) had volume node affinity conflict"),
+            Self::NoVolume => f.write_str("node(s) didn't find available persistent volumes to bind"),
             Self::Ports => f.write_str("node(s) didn't have free ports for the requested pod ports"),
             Self::Handler { wanted, there } => {
                 write!(f, "node(s) didn't have the runtime handler \"{wanted}\" (there are: {there})")
@@ -72,13 +85,14 @@ impl fmt::Display for Reason {
 type Filter = fn(&Demand<'_>, &View<'_>) -> Option<Reason>;
 
 /// All filters but that of resources, cheap ones first.
-const FILTERS: [Filter; 6] = [
+const FILTERS: [Filter; 7] = [
     unschedulable::filter,
     node_name::filter,
     taints::filter,
     selector::filter,
     runtime_class::filter,
     ports::filter,
+    volumes::filter,
 ];
 
 /// Can a pod be on the node?
@@ -132,6 +146,12 @@ pub(crate) fn explain(demand: &Demand<'_>, snapshot: &Snapshot) -> Refusal {
         }
     }
     refusal
+}
+
+/// The words for a pod that no node was asked about.
+pub(crate) fn explain_all(nodes: usize, why: &str) -> String {
+    let head = format!("0/{nodes} nodes are available");
+    format!("{head}: {why}. preemption: {head}: {nodes} Preemption is not helpful for scheduling.")
 }
 
 impl fmt::Display for Refusal {

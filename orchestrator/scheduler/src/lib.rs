@@ -5,6 +5,7 @@
 //! | see what changes, packed at once | `watch`, `wire`, `shape` |
 //! | who waits, and for what | `queue` |
 //! | the nodes as a compact table | `snapshot` |
+//! | what its volumes ask | `volumes` |
 //! | can it be there, and if not why | `filter`, `filter/` |
 //! | how good is it there | `score`, `score/` |
 //! | where to | `place` (pure) |
@@ -23,6 +24,7 @@ mod score;
 mod shape;
 mod snapshot;
 mod state;
+mod volumes;
 mod watch;
 mod wire;
 

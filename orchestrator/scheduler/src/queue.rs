@@ -27,6 +27,8 @@ pub(crate) enum Help {
     Room,
     /// A RuntimeClass came or changed.
     RuntimeClass,
+    /// Something about claims, volumes or storage classes changed.
+    Volume,
 }
 
 /// What a pod waits for.
@@ -38,12 +40,21 @@ pub(crate) struct Waits {
 impl Waits {
     /// What helps against these reasons. A node helps against all of them.
     pub(crate) fn of<'a>(reasons: impl IntoIterator<Item = &'a Reason>) -> Self {
-        let room = reasons.into_iter().any(Reason::is_curable);
         let mut events = HashSet::from([Help::Node]);
-        if room {
-            events.insert(Help::Room);
+        for reason in reasons {
+            if reason.is_curable() {
+                events.insert(Help::Room);
+            }
+            if reason.is_of_volumes() {
+                events.insert(Help::Volume);
+            }
         }
         Self { events }
+    }
+
+    /// Its claims must come, be bound, or be given up by another pod.
+    pub(crate) fn for_volumes() -> Self {
+        Self { events: HashSet::from([Help::Volume, Help::Room]) }
     }
 
     /// Its RuntimeClass must come.

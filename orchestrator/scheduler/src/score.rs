@@ -82,7 +82,7 @@ mod tests {
         ];
         for (why, pod, change, better) in table {
             let (shape, snapshot) = (demand(pod.clone()), snapshot(change));
-            let demand = Demand { shape: &shape, handler: None };
+            let demand = Demand { shape: &shape, handler: None, volumes: &[] };
             let of = |node: usize| score(&demand, &snapshot, node, &snapshot.rooms[node], 0);
             assert_ne!(of(0), of(1), "{why}");
             assert_eq!(of(1) > of(0), better, "{why}: {} against {}", of(1), of(0));
@@ -94,7 +94,7 @@ mod tests {
         let shape = demand(json!({"containers": [{"image": "web"}]}));
         let mut snapshot = snapshot(json!({}));
         snapshot.add_pod("plain", &shape);
-        let demand = Demand { shape: &shape, handler: None };
+        let demand = Demand { shape: &shape, handler: None, volumes: &[] };
         let of = |node: usize, placed| score(&demand, &snapshot, node, &snapshot.rooms[node], placed);
         assert!(of(1, 0) > of(0, 0));
         assert!(of(1, 0) > of(1, 1), "also from those placed a moment ago");

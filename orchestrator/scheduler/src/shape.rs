@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use catamaran_api::quantity::Quantity;
 
-use crate::wire::{Container, NodeAffinity, PodSpec, Toleration};
+use crate::volumes::ClaimId;
+use crate::wire::{Container, NodeAffinity, Pod, PodSpec, Toleration};
 
 /// What a container counts as, for scores only, when it requests no CPU (thousandths).
 const DEFAULT_CPU: i64 = 100;
@@ -109,6 +110,8 @@ pub(crate) struct Shape {
     /// The uid of the controller: its pods are spread over nodes.
     pub(crate) owner: Option<Arc<str>>,
     pub(crate) priority: i32,
+    /// The claims that its volumes are.
+    pub(crate) claims: Vec<ClaimId>,
 }
 
 impl Shape {
@@ -128,8 +131,24 @@ impl Shape {
             images: spec.containers.iter().map(|container| tagged(&container.image)).collect(),
             owner: owner.map(Arc::from),
             priority: spec.priority,
+            claims: Vec::new(),
         }
     }
+}
+
+/// The claims that the volumes of a pod are.
+pub(crate) fn claims(pod: &Pod) -> Vec<ClaimId> {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let namespace: Arc<str> = pod.metadata.namespace.as_deref().unwrap_or_default().into();
+    let claim = |volume: &crate::wire::Volume| {
+        let claim = match (&volume.persistent_volume_claim, &volume.ephemeral) {
+            (Some(claim), _) => claim.claim_name.as_str().into(),
+            (None, Some(_)) => format!("{name}-{}", volume.name).into(),
+            (None, None) => return None,
+        };
+        Some((Arc::clone(&namespace), claim))
+    };
+    pod.spec.volumes.iter().filter_map(claim).collect()
 }
 
 fn host_ports(container: &Container) -> impl Iterator<Item = HostPort> + '_ {

@@ -8,8 +8,9 @@ use tokio::time::Instant;
 use crate::filter::{self, Demand};
 use crate::place::place;
 use crate::queue::{Help, Queue, Uid, Waits};
-use crate::shape::{Shape, Shapes};
+use crate::shape::{self, Shape, Shapes};
 use crate::snapshot::{NodeChange, Snapshot};
+use crate::volumes::{Change, ClaimId, Needs, Volumes};
 use crate::wire::{Node, Pod, RuntimeClass};
 
 /// Pods that are decided on in one pass.
@@ -32,6 +33,8 @@ pub(crate) enum Update {
     RuntimeClassGone(String),
     /// A list is complete: classes with other names are gone.
     RuntimeClassesListed(HashSet<Uid>),
+    /// Something about claims, volumes or storage classes.
+    Storage(Change),
 }
 
 /// A pod, as far as it matters here.
@@ -51,7 +54,12 @@ pub(crate) struct Row {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Decision {
     /// It goes to this node.
-    Bind { uid: Uid, node: Arc<str> },
+    Bind {
+        uid: Uid,
+        node: Arc<str>,
+        /// Claims that are told the node first, and bound.
+        claims: Vec<ClaimId>,
+    },
     /// No node will do; it is told why, unless that is what it was told before.
     Tell { uid: Uid, why: String, first: First },
 }
@@ -72,6 +80,7 @@ pub(crate) struct State {
     queue: Queue,
     /// Names of RuntimeClasses and their handlers.
     classes: HashMap<String, String>,
+    volumes: Volumes,
     /// One copy of each name.
     namespaces: HashSet<Arc<str>>,
 }
@@ -117,6 +126,10 @@ impl State {
             Update::RuntimeClassesListed(listed) => {
                 self.classes.retain(|name, _| listed.contains(name.as_str()));
             }
+            Update::Storage(change) => {
+                self.volumes.apply(change);
+                self.queue.help(Help::Volume, now);
+            }
         }
     }
 
@@ -138,7 +151,8 @@ impl State {
             return self.remove_pod(&uid, now);
         }
         let owner = catamaran_client::object::controller_of(&pod.metadata).map(|owner| owner.uid.as_str());
-        let shape = self.shapes.intern(Shape::new(&pod.spec, owner));
+        let claims = shape::claims(&pod);
+        let shape = self.shapes.intern(Shape { claims, ..Shape::new(&pod.spec, owner) });
         let node = (!pod.spec.node_name.is_empty()).then(|| Arc::from(pod.spec.node_name.as_str()));
         let changed = self.pods.get(&uid).is_some_and(|row| !Arc::ptr_eq(&row.shape, &shape));
         let row = match self.pods.remove(&uid) {
@@ -246,30 +260,54 @@ impl State {
                 return self.refuse(&uids, &why, &Waits::for_runtime_class(), now, decisions);
             }
         };
-        let demand = Demand { shape, handler: handler.as_deref() };
         let mut left = uids.as_slice();
         loop {
-            let places = place(&demand, &self.snapshot, left.len(), seed);
+            let needs = match self.needs(shape) {
+                Ok(needs) => needs,
+                Err(why) => {
+                    let why = filter::explain_all(self.snapshot.len(), &why);
+                    return self.refuse(left, &why, &Waits::for_volumes(), now, decisions);
+                }
+            };
+            let demand = Demand { shape, handler: handler.as_deref(), volumes: &needs.of_node };
+            // What one pod chooses for its claims holds for the next.
+            let alone = needs.exclusive || !needs.choose.is_empty();
+            let count = if alone { 1 } else { left.len() };
+            let places = place(&demand, &self.snapshot, count, seed);
             if places.is_empty() {
-                break;
+                let refusal = filter::explain(&demand, &self.snapshot);
+                let waits = Waits::of(refusal.reasons.keys());
+                return self.refuse(left, &refusal.to_string(), &waits, now, decisions);
             }
             let (placed, rest) = left.split_at(places.len());
             for (uid, id) in placed.iter().zip(places) {
                 let node = Arc::clone(&self.snapshot.details[id].name);
-                self.snapshot.add_pod(&node, shape);
-                let row = self.pods.get_mut(uid).expect("it was found a moment ago");
-                row.node = Some(Arc::clone(&node));
-                row.assumed = true;
-                decisions.push(Decision::Bind { uid: uid.clone(), node });
+                self.assume(uid, shape, &node, &needs);
+                decisions.push(Decision::Bind { uid: uid.clone(), node, claims: needs.choose.clone() });
             }
             left = rest;
             if left.is_empty() {
                 return;
             }
         }
-        let refusal = filter::explain(&demand, &self.snapshot);
-        let waits = Waits::of(refusal.reasons.keys());
-        self.refuse(left, &refusal.to_string(), &waits, now, decisions);
+    }
+
+    /// What the claims of a shape ask; or why its pods can be nowhere.
+    fn needs(&self, shape: &Shape) -> Result<Needs, String> {
+        if shape.claims.is_empty() {
+            return Ok(Needs::default());
+        }
+        let uses = |row: &Row, claim: &ClaimId| row.node.is_some() && row.shape.claims.contains(claim);
+        self.volumes.needs(&shape.claims, |claim| self.pods.values().any(|row| uses(row, claim)))
+    }
+
+    /// The pod is on the node from now on, and so are the claims that it chose.
+    fn assume(&mut self, uid: &Uid, shape: &Shape, node: &Arc<str>, needs: &Needs) {
+        self.snapshot.add_pod(node, shape);
+        self.volumes.assume(&needs.choose, node);
+        let row = self.pods.get_mut(uid).expect("it was found a moment ago");
+        row.node = Some(Arc::clone(node));
+        row.assumed = true;
     }
 
     /// What a pod is told whose RuntimeClass there is not.
@@ -323,6 +361,7 @@ impl State {
         if let Some(node) = row.node.take() {
             self.snapshot.remove_pod(&node, &row.shape);
         }
+        self.volumes.forget(&row.shape.claims);
         self.queue.failed(uid, now);
         self.queue.help(Help::Room, now);
     }

@@ -35,7 +35,28 @@ pub(crate) struct PodSpec {
     pub(crate) runtime_class_name: Option<String>,
     pub(crate) priority: i32,
     pub(crate) scheduling_gates: Vec<Gate>,
+    pub(crate) volumes: Vec<Volume>,
 }
+
+/// See `Volume`; only those that claim storage.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Volume {
+    pub(crate) name: String,
+    pub(crate) persistent_volume_claim: Option<ClaimSource>,
+    pub(crate) ephemeral: Option<Ephemeral>,
+}
+
+/// See `PersistentVolumeClaimVolumeSource`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ClaimSource {
+    pub(crate) claim_name: String,
+}
+
+/// See `EphemeralVolumeSource`: its claim is named after the pod.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(crate) struct Ephemeral {}
 
 /// A reason not to schedule a pod yet.
 #[derive(Clone, Debug, Default, Deserialize)]

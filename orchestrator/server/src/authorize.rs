@@ -113,6 +113,8 @@ const NODE_RULES: &[Fixed] = &[
     (&[""], &["pods"], &["create", "delete"]),
     (&[""], &["persistentvolumeclaims/status"], &["get", "update", "patch"]),
     (&["storage.k8s.io"], &["csinodes"], &["create", "update", "patch", "delete"]),
+    // That the directory of a volume is gone.
+    (&[""], &["persistentvolumes/status"], &["patch"]),
     (&[""], &["pods/eviction", "serviceaccounts/token"], &["create"]),
     (&["", "events.k8s.io"], &["events"], &["create", "update", "patch"]),
     (&["coordination.k8s.io"], &["leases"], &["get", "list", "watch", "create", "update", "patch", "delete"]),

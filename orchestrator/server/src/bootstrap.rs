@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use catamaran_api::kind;
+use catamaran_api::local_path;
 use catamaran_api::meta;
 use catamaran_api::status::{Reason, Status};
 
@@ -107,6 +108,7 @@ fn objects(config: &ServerConfig) -> Vec<Value> {
     objects.extend(["wasm", "wasm-isolated", "oci"].map(runtime_class));
     objects.push(priority_class("system-cluster-critical", 2_000_000_000, "be rescheduled if it has to go"));
     objects.push(priority_class("system-node-critical", 2_000_001_000, "not be moved from its node"));
+    objects.push(local_path_class());
     objects.extend(api_service(config));
     objects.push(dns_service(config.dns));
     objects.push(service_range(config.services));
@@ -126,6 +128,17 @@ fn priority_class(name: &str, value: i64, must: &str) -> Value {
         "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name}, "value": value,
         "description": format!("Used for system critical pods that must {must}."),
         "preemptionPolicy": "PreemptLowerPriority",
+    })
+}
+
+/// Volumes that are directories of the node of their first consumer.
+fn local_path_class() -> Value {
+    json!({
+        "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
+        "metadata": {
+            "name": local_path::CLASS, "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
+        },
+        "provisioner": local_path::PROVISIONER, "reclaimPolicy": "Delete", "volumeBindingMode": "WaitForFirstConsumer",
     })
 }
 

@@ -1,5 +1,6 @@
 //! Container logs in the CRI format, one line each: `TIME stdout|stderr F|P text`. `P` marks a piece
-//! of a line that is longer than 16 KiB. The file is appended to, and opened anew once it was renamed.
+//! of a line that is longer than 16 KiB. The file is appended to, and opened anew once it was renamed; one that grows
+//! too large is followed by a new one (`rotate`).
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -7,6 +8,10 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+mod rotate;
+
+pub use rotate::{Limits, rotated};
 
 /// Longest piece of text in one log line, bytes (the default of the field's container runtimes).
 pub const MAX_PIECE: usize = 16 * 1024;
@@ -33,6 +38,7 @@ impl LogStream {
 #[derive(Debug)]
 pub struct CriLogWriter {
     path: PathBuf,
+    limits: Limits,
     file: Mutex<Option<OpenFile>>,
 }
 
@@ -41,16 +47,22 @@ struct OpenFile {
     file: File,
     device: u64,
     inode: u64,
+    size: u64,
 }
 
 impl CriLogWriter {
     /// Opens (creates, with its directory) the log file for appending.
     pub fn open(path: &Path) -> io::Result<Arc<Self>> {
+        Self::open_with(path, Limits::default())
+    }
+
+    /// The same with other limits.
+    pub fn open_with(path: &Path, limits: Limits) -> io::Result<Arc<Self>> {
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory)?;
         }
         let file = Mutex::new(Some(OpenFile::open(path)?));
-        Ok(Arc::new(Self { path: path.to_owned(), file }))
+        Ok(Arc::new(Self { path: path.to_owned(), limits, file }))
     }
 
     /// The writing end of one stream.
@@ -75,8 +87,17 @@ impl CriLogWriter {
         if !slot.as_ref().is_some_and(same) {
             *slot = Some(OpenFile::open(&self.path)?);
         }
+        let added = lines.len() as u64;
+        // A log that cannot be rotated grows: that is better than one that ends.
+        let full = |open: &OpenFile| open.size > 0 && open.size + added > self.limits.size;
+        if slot.as_ref().is_some_and(full) && rotate::rotate(&self.path, self.limits).is_ok() {
+            *slot = Some(OpenFile::open(&self.path)?);
+        }
         match slot.as_mut() {
-            Some(open) => open.file.write_all(lines),
+            Some(open) => {
+                open.size += added;
+                open.file.write_all(lines)
+            }
             None => Err(io::Error::other("the log file is not open")),
         }
     }
@@ -86,7 +107,8 @@ impl OpenFile {
     fn open(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().append(true).create(true).mode(0o640).open(path)?;
         let metadata = file.metadata()?;
-        Ok(Self { file, device: metadata.dev(), inode: metadata.ino() })
+        let (device, inode, size) = (metadata.dev(), metadata.ino(), metadata.len());
+        Ok(Self { file, device, inode, size })
     }
 }
 
@@ -268,6 +290,28 @@ mod tests {
         out.write(b"after\n", at(2, 0)).unwrap();
         let text = |name| std::fs::read_to_string(dir.path().join(name)).unwrap();
         assert!(text("0.log.old").ends_with("before\n") && text("0.log").ends_with("after\n"));
+    }
+
+    #[test]
+    fn a_log_has_no_more_than_its_limits() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let limits = Limits { size: 1000, files: 3 };
+        let log = CriLogWriter::open_with(&path, limits).unwrap();
+        let mut out = log.stream(LogStream::Stdout);
+        for number in 0..200 {
+            out.write(format!("line {number}\n").as_bytes(), at(1, 0)).unwrap();
+        }
+        let mut files: Vec<PathBuf> = rotated(&path).unwrap().into_iter().map(|(_, path)| path).collect();
+        files.push(path);
+        assert_eq!(files.len(), limits.files);
+        let texts: Vec<String> = files.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
+        assert!(texts.iter().all(|text| text.len() as u64 <= limits.size));
+        let numbers = texts.concat();
+        let numbers = numbers.lines().map(|line| line.rsplit(' ').next().unwrap().parse().unwrap());
+        let numbers: Vec<u32> = numbers.collect();
+        assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "no line is missing in between");
+        assert_eq!(numbers.last(), Some(&199));
     }
 
     proptest::proptest! {

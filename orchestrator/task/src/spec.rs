@@ -2,7 +2,8 @@
 //! (args, env, working directory, mounts, limits), beside it what only one kind needs.
 //! Nothing of Kubernetes is in here.
 
-use std::net::Ipv4Addr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -176,4 +177,7 @@ pub struct Resolvers {
     pub search: Vec<String>,
     /// Names with fewer dots are tried with the search domains first.
     pub ndots: u8,
+    /// Names that need no server, in lower case, as in `/etc/hosts`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub hosts: BTreeMap<String, Vec<IpAddr>>,
 }

@@ -1,5 +1,6 @@
 //! Name look-up for guests: the pod's name servers and search domains, from the pod's address.
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -46,6 +47,7 @@ pub(crate) struct Resolver {
     servers: Vec<SocketAddr>,
     search: Vec<String>,
     ndots: u8,
+    hosts: BTreeMap<String, Vec<IpAddr>>,
     source: Option<Ipv4Addr>,
     /// Look-ups of the container at a time; more wait.
     permits: Semaphore,
@@ -56,7 +58,8 @@ impl Resolver {
     pub(crate) fn new(spec: &Resolvers, source: Option<Ipv4Addr>) -> Self {
         let servers = spec.nameservers.iter().map(|ip| SocketAddr::from((*ip, 53))).collect();
         let permits = Semaphore::new(AT_A_TIME);
-        Self { servers, search: spec.search.clone(), ndots: spec.ndots, source, permits }
+        let (search, hosts) = (spec.search.clone(), spec.hosts.clone());
+        Self { servers, search, ndots: spec.ndots, hosts, source, permits }
     }
 
     /// Addresses of a name or of an address in text form.
@@ -66,6 +69,9 @@ impl Resolver {
         }
         if name.eq_ignore_ascii_case("localhost") {
             return Ok(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]);
+        }
+        if let Some(known) = self.hosts.get(&name.trim_end_matches('.').to_ascii_lowercase()) {
+            return Ok(known.clone());
         }
         if self.servers.is_empty() {
             return Err(LookupError::NoServers);
@@ -186,12 +192,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn names_of_the_hosts_file_need_no_server() {
+        let hosts = BTreeMap::from([("db.example".to_owned(), vec![IpAddr::from([192, 0, 2, 7])])]);
+        let resolver = Resolver::new(&Resolvers { hosts, ..Resolvers::default() }, None);
+        for name in ["db.example", "DB.example."] {
+            assert_eq!(resolver.lookup(name).await.unwrap(), [IpAddr::from([192, 0, 2, 7])], "{name}");
+        }
+        assert!(matches!(resolver.lookup("other").await, Err(LookupError::NoServers)));
+    }
+
+    #[tokio::test]
     async fn a_domain_that_fails_does_not_hide_the_next() {
         let servers = vec![server().await];
         let resolver = |search: &[&str]| Resolver {
             servers: servers.clone(),
             search: search.iter().map(|domain| (*domain).to_owned()).collect(),
             ndots: 5,
+            hosts: BTreeMap::new(),
             source: None,
             permits: Semaphore::new(1),
         };

@@ -129,6 +129,7 @@ async fn names_are_asked_of_the_pods_servers_with_its_search_domains() {
         nameservers: vec![server],
         search: vec!["default.svc.cluster.local".into(), "svc.cluster.local".into()],
         ndots: 5,
+        ..Resolvers::default()
     };
     let lookup = |id: &str, name: &str, outbound: Outbound| {
         let mut given = Given::new(id, &guest("tcp"), &["tcp", "lookup", name]);
@@ -169,8 +170,12 @@ async fn a_wasm_pod_calls_another_by_name() {
     wasm.pod_ip = Ipv4Addr::LOCALHOST;
     wasm.http_ports = vec![free];
     wasm.outbound = Outbound::All;
-    wasm.resolvers =
-        Resolvers { nameservers: vec![server], search: vec!["default.svc.cluster.local".into()], ndots: 5 };
+    wasm.resolvers = Resolvers {
+        nameservers: vec![server],
+        search: vec!["default.svc.cluster.local".into()],
+        ndots: 5,
+        ..Resolvers::default()
+    };
     up(&host, &given).await;
     let port = address.port();
     for _ in 0..2 {

@@ -63,7 +63,7 @@ impl Case {
             identity: Identity { uid: 1000, gid: 1001, groups: vec![7], home: "/home/app".into() },
             sandbox: &self.sandbox,
             paths: &self.paths,
-            termination_log: "/pods/u1/containers/c/termination-log-2".into(),
+            termination_log: "/pods/u1/containers/c/termination-2/termination-log".into(),
             log: "/logs/2.log".into(),
             stdin: Stdin::Null,
             hostname: "web".into(),
@@ -207,6 +207,27 @@ fn a_command_listens_by_itself() {
     let container = json!({"name": "c", "ports": [{"containerPort": 8080}]});
     let made = Case::new(container, ImageKind::Wasm(WasmKind::Command)).spec().unwrap();
     assert!(made.wasm.unwrap().http_ports.is_empty());
+}
+
+#[test]
+fn a_command_finds_the_files_of_its_pod() {
+    let mounts = |container: Value| {
+        let made = Case::new(container, ImageKind::Wasm(WasmKind::Command)).spec().unwrap();
+        let all = made.runtime_spec.mounts().clone().unwrap().into_iter();
+        let one = |mount: oci_spec::runtime::Mount| {
+            let text = |path: Option<&PathBuf>| path.unwrap().display().to_string();
+            let read_only = mount.options().as_ref().unwrap().contains(&"ro".to_owned());
+            (text(Some(mount.destination())), text(mount.source().as_ref()), read_only)
+        };
+        all.map(one).skip(1).collect::<Vec<_>>()
+    };
+    let etc = ("/etc".to_owned(), "/pods/u1/etc".to_owned(), true);
+    let words = |place: &str| (place.to_owned(), "/pods/u1/containers/c/termination-2".to_owned(), false);
+    assert_eq!(mounts(json!({"name": "c"})), [words("/dev"), etc.clone()]);
+    let elsewhere = json!({"name": "c", "terminationMessagePath": "/tmp/words"});
+    assert_eq!(mounts(elsewhere), [words("/tmp"), etc.clone()]);
+    let in_the_volume = json!({"name": "c", "terminationMessagePath": "/data/words"});
+    assert_eq!(mounts(in_the_volume), [etc], "a volume hides it");
 }
 
 #[test]

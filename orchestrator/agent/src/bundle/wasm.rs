@@ -1,12 +1,14 @@
 //! What a wasm container is told: its directories, its ports, whom it may reach. Nothing unless granted.
 
+use std::path::{Path, PathBuf};
+
 use catamaran_task::spec::{InstancePolicy, Outbound, WasmSpec};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use serde_json::{Value, json};
 
 use super::{BundleError, Input, args, env, working_directory};
 use crate::members::annotation;
-use crate::mounts::BindMount;
+use crate::mounts::{Access, BindMount};
 use crate::qos::{self, Amounts};
 
 /// `fresh` (default) or `reuse(max, concurrency, idle)`.
@@ -41,7 +43,7 @@ fn arguments(input: &Input<'_>) -> Vec<String> {
 pub(super) fn runtime_spec(input: &Input<'_>) -> Value {
     let args = arguments(input);
     let env = env(input, &[("HOSTNAME", &input.hostname)]);
-    let mounts: Vec<Value> = input.mounts.iter().map(BindMount::to_oci).collect();
+    let mounts: Vec<Value> = input.mounts.iter().chain(&files(input)).map(BindMount::to_oci).collect();
     json!({
         "ociVersion": "1.2.0",
         "hostname": input.hostname,
@@ -49,6 +51,28 @@ pub(super) fn runtime_spec(input: &Input<'_>) -> Value {
         "mounts": mounts,
         "linux": {"resources": resources(&Amounts::of(input.container))},
     })
+}
+
+/// The files that every pod finds, as directories, for WASI knows no mount of a file: `/etc` with `hosts`, `hostname`
+/// and `resolv.conf`, and that of the termination message. Volumes at the same places hide them. An HTTP component
+/// has none: each directory would cost every request, names are looked up by its host, and it does not end by itself.
+fn files(input: &Input<'_>) -> Vec<BindMount> {
+    if input.image.kind.serves_http() {
+        return Vec::new();
+    }
+    let message = input.container.termination_message_path.as_deref().unwrap_or("/dev/termination-log");
+    let place = |path: Option<&Path>| path.map(Path::to_owned).unwrap_or_default();
+    let message =
+        (place(Path::new(message).parent()), place(input.termination_log.parent()), Access::ReadWrite);
+    let etc = (PathBuf::from("/etc"), input.paths.etc(), Access::ReadOnly);
+    let mut found: Vec<BindMount> = Vec::new();
+    for (target, source, access) in [message, etc] {
+        let taken = input.mounts.iter().chain(&found).any(|mount| mount.target == target);
+        if !taken && target != Path::new("/") {
+            found.push(BindMount { source, target, access, propagation: "rprivate" });
+        }
+    }
+    found
 }
 
 fn resources(amounts: &Amounts) -> Value {

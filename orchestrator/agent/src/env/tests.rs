@@ -25,6 +25,7 @@ fn sources() -> Sources {
         host_ip: Some(Ipv4Addr::new(10, 128, 0, 1)),
         node_cpu_milli: 2000,
         node_memory: 1 << 30,
+        node_storage: 5 << 30,
     }
 }
 
@@ -68,6 +69,7 @@ fn values_from_everywhere() {
         (amount("requests.cpu", "1m"), "250"),
         (amount("requests.cpu", "1"), "1"),
         (amount("limits.cpu", "1"), "2"),
+        (amount("limits.ephemeral-storage", "1Gi"), "5"),
         (from(json!({"configMapKeyRef": {"name": "conf", "key": "color"}})), "red"),
         (from(json!({"secretKeyRef": {"name": "cred", "key": "password"}})), "hunter2"),
     ];

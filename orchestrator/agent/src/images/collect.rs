@@ -8,15 +8,14 @@ use std::time::{Duration, SystemTime};
 use super::content::Store;
 use super::{Image, reference};
 
-/// Content younger than this may belong to a pull under way.
-const YOUNG: Duration = Duration::from_secs(3600);
-
-/// Forgets names outside `used` that were pulled longer ago than `unused_for`, then removes content without a name.
+/// Forgets names outside `used` that were pulled longer ago than `unused_for`, then removes content without a name
+/// that is older than `young`: what is younger may belong to a pull under way.
 /// Returns the freed bytes and the names that are left.
 pub(crate) fn collect(
     store: &Store,
     used: &[String],
     unused_for: Duration,
+    young: Duration,
 ) -> io::Result<(u64, HashSet<String>)> {
     let used: HashSet<String> = used.iter().filter_map(|name| reference::normalize(name).ok()).collect();
     let mut left = Vec::new();
@@ -31,7 +30,7 @@ pub(crate) fn collect(
     let wanted = content_of(store, &left);
     let mut freed = 0;
     for folder in ["blobs/sha256", "layers/sha256", "wasm"] {
-        freed += sweep(&store.root().join(folder), &wanted)?;
+        freed += sweep(&store.root().join(folder), &wanted, young)?;
     }
     Ok((freed, left.into_iter().map(|image| image.reference).collect()))
 }
@@ -57,12 +56,12 @@ fn content_of(store: &Store, images: &[Image]) -> HashSet<PathBuf> {
     wanted
 }
 
-fn sweep(folder: &Path, wanted: &HashSet<PathBuf>) -> io::Result<u64> {
+fn sweep(folder: &Path, wanted: &HashSet<PathBuf>, young: Duration) -> io::Result<u64> {
     let mut freed = 0;
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
         let meta = std::fs::symlink_metadata(&path)?;
-        if wanted.contains(&path) || age(meta.modified()?) < YOUNG {
+        if wanted.contains(&path) || age(meta.modified()?) < young {
             continue;
         }
         freed += size(&path);

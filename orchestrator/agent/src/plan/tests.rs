@@ -387,6 +387,18 @@ fn a_deadline_ends_the_pod() {
 }
 
 #[test]
+fn an_evicted_pod_has_a_second_to_end() {
+    let mut case = Case::one().prepared().running("c");
+    case.seen.evicted = Some("too much".into());
+    let actions = case.actions();
+    assert_eq!(actions[0], Action::BeginFailure(EVICTED, "too much".into()));
+    case.seen.record.failed = Some((EVICTED.into(), "too much".into()));
+    let case = case.stopping("c", Progress::Done, true);
+    let kill = Action::Signal("c".into(), Signal::Kill);
+    assert_eq!(case.actions(), [kill], "five seconds after TERM, though the pod asks for thirty");
+}
+
+#[test]
 fn a_pod_with_a_setting_of_the_nodes_is_not_begun() {
     let of = |name: &str| {
         let sysctls = json!([{"name": name, "value": "|/evil"}]);

@@ -7,12 +7,13 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 
-use crate::net::{Attachment, NetworkError, PodNetwork};
+use crate::net::{Attachment, HostPort, NetworkError, PodNetwork};
 
 /// See the module. Remembers who is attached.
 #[derive(Default)]
 pub(crate) struct FakeNetwork {
     pub(crate) attached: Mutex<HashSet<String>>,
+    pub(crate) published: Mutex<Vec<(String, Vec<HostPort>)>>,
 }
 
 #[async_trait]
@@ -28,6 +29,11 @@ impl PodNetwork for FakeNetwork {
 
     async fn detach(&self, uid: &str) -> Result<(), NetworkError> {
         self.attached.lock().unwrap().remove(uid);
+        Ok(())
+    }
+
+    async fn publish(&self, uid: &str, ports: Vec<HostPort>) -> Result<(), NetworkError> {
+        self.published.lock().unwrap().push((uid.to_owned(), ports));
         Ok(())
     }
 

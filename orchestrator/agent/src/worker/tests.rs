@@ -78,6 +78,31 @@ async fn a_pod_lives_and_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_evicted_pod_ends_and_says_why() {
+    let mut bench = Bench::new().await;
+    let agent = bench.agent();
+    let (updates, receiver) = watch::channel(Desired { pod: Arc::new(pod(app())), gone: false });
+    let task = tokio::spawn(Worker::new(agent.clone(), receiver).run());
+    let running = Running { updates, task };
+    bench.api.until("Running", |api| phase(api).as_deref() == Some("Running")).await;
+    agent.evictions.put("u1", "Usage of EmptyDir volume \"v\" exceeds the limit \"1Mi\". ".into());
+    agent.wakers.wake("u1");
+    bench.api.until("Failed", |api| phase(api).as_deref() == Some("Failed")).await;
+    let status = bench.api.status().unwrap();
+    assert_eq!(status["reason"], "Evicted");
+    assert!(status["message"].as_str().unwrap().contains("EmptyDir"), "{status}");
+    let conditions = status["conditions"].as_array().unwrap();
+    let disrupted = conditions.iter().find(|condition| condition["type"] == "DisruptionTarget").unwrap();
+    assert_eq!(
+        (&disrupted["status"], &disrupted["reason"]),
+        (&json!("True"), &json!("TerminationByKubelet"))
+    );
+    bench.api.until("the event", |api| api.events().contains(&"Evicted".to_owned())).await;
+    running.delete(0);
+    running.ended().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_starts_again_starts_nothing_twice() {
     let mut bench = Bench::new().await;
     let running = Running::begin(&mut bench, pod(app()));

@@ -118,6 +118,10 @@ fn update_claim(new: &Value, old: &Value, errors: &mut Errors) {
             fields.remove("volumeAttributesClassName");
             if text(old, "spec.volumeName").is_empty() {
                 fields.remove("volumeName");
+                // A claim that names no class may still get the default one.
+                if at(old, "spec.storageClassName").is_none() {
+                    fields.remove("storageClassName");
+                }
             }
         }
         spec

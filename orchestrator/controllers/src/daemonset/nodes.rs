@@ -1,10 +1,10 @@
 //! Which nodes a DaemonSet wants a pod on.
 
-use k8s_openapi::api::core::v1::{
-    Node, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Taint, Toleration,
-};
+use k8s_openapi::api::core::v1::{Node, PodSpec, Taint, Toleration};
 
 use catamaran_client::object;
+
+use crate::node_selector::matches;
 
 /// May a pod be on a node?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,33 +45,6 @@ fn is_selected(spec: &PodSpec, node: &Node) -> bool {
         affinity.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
     selector.into_iter().all(|(key, value)| label(key) == Some(value))
         && required.is_none_or(|required| required.node_selector_terms.iter().any(|term| matches(term, node)))
-}
-
-/// A term without requirements matches nothing.
-fn matches(term: &NodeSelectorTerm, node: &Node) -> bool {
-    let expressions = term.match_expressions.as_deref().unwrap_or_default();
-    let fields = term.match_fields.as_deref().unwrap_or_default();
-    let field = |wanted: &NodeSelectorRequirement| {
-        (wanted.key == "metadata.name").then_some(object::name(&node.metadata))
-    };
-    !(expressions.is_empty() && fields.is_empty())
-        && expressions.iter().all(|wanted| holds(wanted, object::label(&node.metadata, &wanted.key)))
-        && fields.iter().all(|wanted| holds(wanted, field(wanted)))
-}
-
-fn holds(wanted: &NodeSelectorRequirement, value: Option<&str>) -> bool {
-    let values = wanted.values.as_deref().unwrap_or_default();
-    let among = value.is_some_and(|value| values.iter().any(|wanted| wanted == value));
-    let numbers = || Some((value?.parse::<i64>().ok()?, values.first()?.parse::<i64>().ok()?));
-    match wanted.operator.as_str() {
-        "In" => among,
-        "NotIn" => !among,
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => numbers().is_some_and(|(value, bound)| value > bound),
-        "Lt" => numbers().is_some_and(|(value, bound)| value < bound),
-        _ => false,
-    }
 }
 
 fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {

@@ -26,6 +26,7 @@ use crate::model::Name;
 use crate::namespace;
 use crate::services::desired::Use;
 use crate::services::elements::{Frontend, Route};
+use crate::services::ports::HostPort;
 
 /// How the network of this node is to be.
 #[derive(Clone)]
@@ -175,6 +176,12 @@ impl Network {
     pub async fn release_domain(&self, domain: &str) -> Result<(), NetworkError> {
         let domain = domain.to_owned();
         self.blocking(move |work| work.release_host(&domain)).await
+    }
+
+    /// Gives an attached pod these ports of the node, and no others, until it is detached.
+    pub async fn publish(&self, pod_uid: &str, ports: Vec<HostPort>) -> Result<(), NetworkError> {
+        let uid = pod_uid.to_owned();
+        self.blocking(move |work| work.publish(&uid, ports)).await
     }
 
     /// Makes a listener in a network namespace; it stays there whoever uses it.

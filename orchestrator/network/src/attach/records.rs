@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::error::{NetworkError, OnFile};
+use crate::services::ports::HostPort;
 
 /// The attachment of a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +21,9 @@ pub(super) struct PodRecord {
     /// Where the address is.
     #[serde(flatten)]
     pub(super) place: PodPlace,
+    /// Its ports of the node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) ports: Vec<HostPort>,
 }
 
 /// Where a pod's address is.
@@ -116,6 +120,7 @@ mod tests {
         let record = PodRecord {
             address: Ipv4Addr::new(10, 128, 0, 9),
             place: PodPlace::Wasm { domain: "default".to_owned() },
+            ports: Vec::new(),
         };
         open().insert("uid-1", record.clone()).unwrap();
         fs::write(folder.path().join("uid-2"), "").unwrap();

@@ -25,6 +25,8 @@ use crate::services::elements::{Frontend, Route};
 use crate::services::plan;
 use crate::services::rules::{Ranges, Role};
 
+mod ports;
+
 /// Namespaces that wait to be dropped together: one by one, each would cost the kernel 30 ms.
 const WAITING_TO_DROP: usize = 4096;
 const DROP_TOGETHER: Duration = Duration::from_millis(200);
@@ -109,6 +111,7 @@ impl Work {
         };
         work.find_hosts()?;
         work.drop_strangers()?;
+        work.find_ports()?;
         Ok(work)
     }
 
@@ -224,7 +227,8 @@ impl Work {
             namespace::drop_name(&path)?;
         }
         let prepared = self.take_prepared()?;
-        let record = PodRecord { address, place: PodPlace::Container { id: prepared.id.clone() } };
+        let (place, ports) = (PodPlace::Container { id: prepared.id.clone() }, self.ports_of(uid));
+        let record = PodRecord { address, place, ports };
         let recorded = lock(&self.addresses).pods.insert(uid, record);
         if let Err(error) = recorded {
             // Nobody would ever know of it: the next pod gets it.
@@ -267,7 +271,8 @@ impl Work {
     ) -> Result<PodAttachment, NetworkError> {
         let mut hosts = lock(&self.hosts);
         let host = hosts.get_mut(domain).ok_or_else(|| NetworkError::LinkGone(host_name(domain)))?;
-        let record = PodRecord { address: ip, place: PodPlace::Wasm { domain: domain.to_owned() } };
+        let (place, ports) = (PodPlace::Wasm { domain: domain.to_owned() }, self.ports_of(uid));
+        let record = PodRecord { address: ip, place, ports };
         lock(&self.addresses).pods.insert(uid, record)?;
         host.add_local_address(&mut lock(&self.node), ip)?;
         Ok(PodAttachment { ip, netns: host.path.clone() })
@@ -346,6 +351,7 @@ impl Work {
     /// The record goes last: until then a detachment that failed half-way can be repeated.
     pub(super) fn detach(&self, uid: &str) -> Result<(), NetworkError> {
         let Some(record) = lock(&self.addresses).pods.get(uid).cloned() else { return Ok(()) };
+        self.withdraw_ports(uid, &record)?;
         match &record.place {
             PodPlace::Container { id } => {
                 veth::unroute(&mut lock(&self.node), record.address)?;

@@ -128,6 +128,32 @@ impl Rules {
         result
     }
 
+    /// Puts the routes of something that is no Service into force everywhere, also before the API was read: then
+    /// beside what is there from before.
+    pub(crate) fn publish(&self, name: Name, routes: Vec<(Frontend, Route)>) -> Result<(), NetlinkError> {
+        let mut state = self.lock();
+        let change = state.desired.update(vec![(name, routes)]);
+        if change.is_empty() {
+            return Ok(());
+        }
+        let State { desired, targets, sync, .. } = &mut *state;
+        let mut result = Ok(());
+        for target in targets.values_mut() {
+            let outcome = match (*sync, target.state) {
+                (ApiState::Waiting, _) => add_missing(target, desired.elements()),
+                (ApiState::Read, TargetState::Unknown) => {
+                    bring_into_step(target, desired.elements(), self.ranges)
+                }
+                (ApiState::Read, TargetState::InStep) => commit(target, &change, desired.elements())
+                    .or_else(|_| bring_into_step(target, desired.elements(), self.ranges)),
+            };
+            if let Err(error) = outcome {
+                result = Err(error);
+            }
+        }
+        result
+    }
+
     /// Looks whether every table is still there (another program may have flushed all rules) and brings what
     /// is not in step into step.
     pub(crate) fn repair(&self) -> Result<(), NetlinkError> {

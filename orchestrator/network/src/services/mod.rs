@@ -4,6 +4,7 @@ pub(crate) mod apply;
 pub mod desired;
 pub mod elements;
 pub mod plan;
+pub mod ports;
 pub(crate) mod rules;
 
 use std::future::Future;

@@ -98,6 +98,15 @@ pub(crate) fn slice(service: &str, revision: u64, addresses: &[String]) -> Value
            "ports": [{"name": "http", "protocol": "TCP", "port": 8080}]})
 }
 
+/// What keeps namespaces ready may still be making one when the network is dropped: that one is waited for.
+async fn torn_down(folder: &Path) {
+    let begun = std::time::Instant::now();
+    while let Err(error) = catamaran_network::teardown_all(folder).await {
+        assert!(begun.elapsed().as_secs() < 5, "not torn down: {error}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
 /// Runs `work` in network and mount namespaces of its own, which vanish with its threads.
 pub(crate) fn isolated<F: Future<Output = ()>>(work: impl FnOnce(PathBuf) -> F + Send) {
     std::thread::scope(|scope| {
@@ -114,7 +123,7 @@ pub(crate) fn isolated<F: Future<Output = ()>>(work: impl FnOnce(PathBuf) -> F +
             let runtime = builder.worker_threads(2).enable_all().build().expect("a runtime");
             runtime.block_on(async {
                 work(folder.path().to_owned()).await;
-                catamaran_network::teardown_all(folder.path()).await.expect("torn down");
+                torn_down(folder.path()).await;
             });
         });
         if let Err(panic) = thread.join() {

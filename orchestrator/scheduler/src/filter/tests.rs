@@ -39,7 +39,7 @@ fn requests(resources: Value) -> Value {
 
 fn refusal(spec: Value, handler: Option<&str>, nodes: &[Value]) -> String {
     let shape = shape(spec);
-    let demand = Demand { shape: &shape, handler };
+    let demand = Demand { shape: &shape, handler, volumes: &[] };
     let snapshot = snapshot(nodes);
     let refused = (0..nodes.len()).all(|node| !fits(&demand, &snapshot, node));
     assert!(refused, "some node would do");
@@ -138,7 +138,7 @@ fn reasons_are_counted_over_nodes() {
 fn a_port_is_taken_once() {
     let wants = shape(json!({"containers": [{"ports": [{"hostPort": 80}]}]}));
     let mut snapshot = snapshot(&[json!({})]);
-    let demand = Demand { shape: &wants, handler: None };
+    let demand = Demand { shape: &wants, handler: None, volumes: &[] };
     assert!(fits(&demand, &snapshot, 0));
     snapshot.add_pod("n0", &wants);
     assert_eq!(reasons(&demand, &snapshot, 0), [Reason::Ports]);
@@ -151,7 +151,7 @@ fn what_bears_everything_goes_anywhere() {
     let node = json!({"spec": {"unschedulable": true, "taints": [{"key": "k", "effect": "NoExecute"}]}});
     let tolerant = shape(json!({"tolerations": [{"operator": "Exists"}]}));
     let snapshot = snapshot(&[node]);
-    assert!(fits(&Demand { shape: &tolerant, handler: Some("wasm") }, &snapshot, 0));
+    assert!(fits(&Demand { shape: &tolerant, handler: Some("wasm"), volumes: &[] }, &snapshot, 0));
 }
 
 #[test]

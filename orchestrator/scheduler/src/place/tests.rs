@@ -130,7 +130,7 @@ proptest! {
         }
         for (ask, count) in asks {
             let shape = shape(&ask);
-            let demand = Demand { shape: &shape, handler: ask.handler.then_some("h") };
+            let demand = Demand { shape: &shape, handler: ask.handler.then_some("h"), volumes: &[] };
             for (at, node) in nodes.iter().enumerate() {
                 prop_assert_eq!(filter::fits(&demand, &snapshot, at), node.takes(&ask), "{:?} on {:?}", ask, node);
                 prop_assert_eq!(filter::reasons(&demand, &snapshot, at).is_empty(), node.takes(&ask));
@@ -158,7 +158,7 @@ fn pods_of_one_controller_are_spread() {
     }
     let shape =
         shape(&Ask { cpu: 0, memory: 0, gpus: 0, zone: None, tolerant: false, handler: false, port: false });
-    let mut places = place(&Demand { shape: &shape, handler: None }, &snapshot, 8, 1);
+    let mut places = place(&Demand { shape: &shape, handler: None, volumes: &[] }, &snapshot, 8, 1);
     places.sort_unstable();
     assert_eq!(places, [0, 0, 1, 1, 2, 2, 3, 3]);
 }
@@ -180,6 +180,6 @@ fn among_very_many_nodes_a_sample_is_compared() {
     let shape =
         shape(&Ask { cpu: 3, memory: 0, gpus: 0, zone: None, tolerant: false, handler: false, port: false });
     for seed in 0..20 {
-        assert_eq!(place(&Demand { shape: &shape, handler: None }, &snapshot, 1, seed), [2999]);
+        assert_eq!(place(&Demand { shape: &shape, handler: None, volumes: &[] }, &snapshot, 1, seed), [2999]);
     }
 }

@@ -37,7 +37,7 @@ impl World {
             .decide(1, self.now)
             .into_iter()
             .map(|decision| match decision {
-                Decision::Bind { uid, node } => format!("{uid} → {node}"),
+                Decision::Bind { uid, node, .. } => format!("{uid} → {node}"),
                 Decision::Tell { uid, why, .. } => format!("{uid}: {why}"),
             })
             .collect();
@@ -170,4 +170,38 @@ async fn a_new_list_drops_what_is_gone() {
     assert_eq!(world.decide().len(), 1);
     world.apply(Update::NodesListed(HashSet::new())).pod("d", cpu("1"));
     assert_eq!(world.decide(), ["d: no nodes available to schedule pods"]);
+}
+
+fn storage(kind: &str, object: Value) -> Update {
+    let claim = || Box::new(serde_json::from_value(object.clone()).unwrap());
+    Update::Storage(match kind {
+        "class" => Change::Class(Box::new(serde_json::from_value(object.clone()).unwrap())),
+        _ => Change::Claim(claim()),
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_that_share_a_claim_share_its_node() {
+    let mut world = World::new();
+    let claim = |annotations: Value| json!({"metadata": {"name": "c", "namespace": "ns", "annotations": annotations}, "spec": {"storageClassName": "late"}});
+    let pod =
+        json!({"containers": [], "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]});
+    world.node("n", "1").node("m", "1").pod("a", pod.clone()).pod("b", pod);
+    let refused = world.decide();
+    assert!(
+        refused[0].starts_with("a: 0/2 nodes are available: persistentvolumeclaim \"c\" not found."),
+        "{refused:?}"
+    );
+    let class = json!({"metadata": {"name": "late"}, "provisioner": "x.example.com", "volumeBindingMode": "WaitForFirstConsumer"});
+    world.wait().apply(storage("class", class)).apply(storage("claim", claim(json!({}))));
+    let placed = world.decide();
+    let node = |line: &str| line.split(" → ").nth(1).unwrap().to_owned();
+    assert_eq!(node(&placed[0]), node(&placed[1]), "{placed:?}");
+    // What was chosen did not come true: another node may be.
+    for uid in ["a", "b"] {
+        world.state.not_bound(&Uid::from(uid), world.now);
+    }
+    let chosen = json!({"volume.kubernetes.io/selected-node": "m"});
+    world.wait().apply(storage("claim", claim(chosen)));
+    assert_eq!(world.decide(), ["a → m", "b → m"]);
 }
