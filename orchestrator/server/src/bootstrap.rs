@@ -17,10 +17,10 @@ use crate::context::{Asked, Context};
 use crate::core::{Core, ServerConfig, ServerError};
 use crate::options::WriteOptions;
 use crate::query::Query;
-use crate::rbac;
 use crate::registry::{self, Missing};
 use crate::route::{ResourceRequest, Verb};
 use crate::strategy::Part;
+use crate::{flow, rbac};
 
 /// Makes what is missing.
 pub(crate) async fn run(server: &Server) -> Result<(), ServerError> {
@@ -30,7 +30,8 @@ pub(crate) async fn run(server: &Server) -> Result<(), ServerError> {
             .await
             .map_err(|source| ServerError::Bootstrap { object: name, source: Box::new(source) })?;
     }
-    rbac::bootstrap(server.core()).await
+    rbac::bootstrap(server.core()).await?;
+    flow::bootstrap(server.core()).await
 }
 
 async fn ensure(server: &Server, object: Value) -> Result<(), Status> {
