@@ -2,6 +2,7 @@
 //! played by a task that says what a kubelet would say.
 #![allow(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
+mod certificates;
 mod cronjobs;
 mod daemonsets;
 mod disruption;

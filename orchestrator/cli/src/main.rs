@@ -1,9 +1,11 @@
 //! The one binary: parses the command line, sets up logs, runs the command. Wiring, no logic.
 
+mod api_options;
 mod cluster;
 mod commands;
 mod demo;
 mod images;
+mod keys;
 mod layout;
 mod pod_network;
 mod preflight;
