@@ -158,7 +158,7 @@ async fn fill(context: &Context, secret: &Secret, account: (&str, &str)) -> Resu
 }
 
 /// Fields to be set, with their values; the token has none yet.
-fn missing<'a>(secret: &Secret, namespace: &str, ca: &str) -> Vec<(&'a str, Option<String>)> {
+fn missing(secret: &Secret, namespace: &str, ca: &str) -> Vec<(&'static str, Option<String>)> {
     let has = |field: &str, value: Option<&str>| {
         let found = secret.data.as_ref().and_then(|data| data.get(field));
         match value {

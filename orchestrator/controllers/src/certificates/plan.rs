@@ -177,8 +177,8 @@ mod tests {
     fn steps() {
         let at = |text: &str| -> Timestamp { format!("2026-01-{text}:00Z").parse().unwrap() };
         let soon = at("01T10:30");
-        let table = [
-            (KUBELET_CLIENT, &[][..], false, soon, Next::Recognize),
+        let table: [(&str, &[&str], bool, Timestamp, Next); 11] = [
+            (KUBELET_CLIENT, &[], false, soon, Next::Recognize),
             (CLIENT, &[], false, soon, Next::Wait),
             (CLIENT, &[], false, at("02T00:00"), Next::Remove),
             (CLIENT, &["Approved"], false, soon, Next::Sign),
