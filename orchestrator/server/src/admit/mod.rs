@@ -46,7 +46,7 @@ pub(crate) async fn create(context: &Context, object: &mut Value) -> Result<Rese
         }
         ("", "services") => service::admit(context, object, None).await,
         (rbac::GROUP, _) => rbac::escalate::check(context, object, None).await.map(|()| None),
-        (flow::GROUP, _) => flow::check(context, object).map(|()| None),
+        (flow::GROUP, _) => flow::admit(context, object).await.map(|()| None),
         (certificates::GROUP, "certificatesigningrequests") => {
             certificates::create(context, object).map(|()| None)
         }
@@ -63,7 +63,7 @@ pub(crate) async fn update(
 ) -> Result<Reserved, Status> {
     match (context.stored.group, context.stored.plural, part) {
         (rbac::GROUP, _, Part::Main) => rbac::escalate::check(context, new, Some(old)).await.map(|()| None),
-        (flow::GROUP, _, Part::Main) => flow::check(context, new).map(|()| None),
+        (flow::GROUP, _, Part::Main | Part::Status) => flow::admit(context, new).await.map(|()| None),
         (certificates::GROUP, "certificatesigningrequests", _) => {
             certificates::update(context, part, new, old).await.map(|()| None)
         }

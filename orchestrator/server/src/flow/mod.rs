@@ -129,11 +129,29 @@ pub(crate) async fn lend(flow: &Flow) {
     }
 }
 
-/// Refuses a change of what has to stay as it is.
+/// Refuses a change of what has to stay as it is, and says in a FlowSchema whether its level exists.
 ///
 /// # Errors
 /// 422 for the objects without which no request could be judged.
-pub(crate) fn check(context: &Context, new: &Value) -> Result<(), Status> {
+pub(crate) async fn admit(context: &Context, object: &mut Value) -> Result<(), Status> {
+    check(context, object)?;
+    if context.resource.plural != "flowschemas" {
+        return Ok(());
+    }
+    let level = level_of(object).to_owned();
+    let dangling = !context.core.flow.table().await?.has_level(&level);
+    if settle::said(object) != Some(dangling) {
+        settle::set(object, (&level, dangling), context.now);
+    }
+    Ok(())
+}
+
+/// The level that a FlowSchema refers to.
+fn level_of(schema: &Value) -> &str {
+    schema["spec"]["priorityLevelConfiguration"]["name"].as_str().unwrap_or_default()
+}
+
+fn check(context: &Context, new: &Value) -> Result<(), Status> {
     let fixed = defaults::mandatory()
         .into_iter()
         .find(|object| object["kind"] == context.resource.kind && meta::name(object) == meta::name(new));

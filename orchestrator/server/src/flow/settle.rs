@@ -4,13 +4,14 @@
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use catamaran_api::status::{GroupResource, Reason, Status};
 use catamaran_api::{meta, time};
 use catamaran_store::Range;
 
-use super::{GROUP, PREFIX, defaults};
+use super::{GROUP, PREFIX, defaults, level_of};
 use crate::context::Context;
 use crate::core::{Core, ServerError};
 use crate::options::WriteOptions;
@@ -24,15 +25,21 @@ const AT_ONCE: usize = 32;
 
 /// At start: makes what is missing and brings up to date what nobody has taken into his own hands.
 pub(crate) async fn bootstrap(core: &Arc<Core>) -> Result<(), ServerError> {
-    let writes: Vec<_> = defaults::objects()
-        .into_iter()
-        .map(|object| async move {
-            let name = format!("{} {}", object["kind"].as_str().unwrap_or_default(), meta::name(&object));
-            let failed = |source| ServerError::Bootstrap { object: name, source: Box::new(source) };
-            ensure(core, object).await.map_err(failed)
-        })
-        .collect();
-    stream::iter(writes).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+    // Levels first: a schema says whether its level exists.
+    let (levels, schemas): (Vec<Value>, Vec<Value>) =
+        defaults::objects().into_iter().partition(|object| object["kind"] != "FlowSchema");
+    for objects in [levels, schemas] {
+        let writes: Vec<_> = objects
+            .into_iter()
+            .map(|object| async move {
+                let name = format!("{} {}", object["kind"].as_str().unwrap_or_default(), meta::name(&object));
+                let failed = |source| ServerError::Bootstrap { object: name, source: Box::new(source) };
+                ensure(core, object).await.map_err(failed)
+            })
+            .collect();
+        stream::iter(writes).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+        core.flow.in_force().await;
+    }
     let failed = |source| ServerError::Bootstrap { object: "flow schemas".into(), source: Box::new(source) };
     settle(core).await.map_err(failed)
 }
@@ -53,50 +60,41 @@ pub(crate) async fn settle(core: &Arc<Core>) -> Result<(), Status> {
     let table = core.flow.table().await?;
     let schemas =
         page.entries.iter().filter_map(|entry| encode::decode(&entry.value, entry.mod_revision).ok());
-    let level = |schema: &Value| {
-        schema["spec"]["priorityLevelConfiguration"]["name"].as_str().unwrap_or_default().to_owned()
-    };
     let writes: Vec<_> = schemas
-        .map(|schema| (level(&schema), schema))
-        .map(|(level, schema)| (!table.has_level(&level), level, schema))
-        .filter(|(dangling, _, schema)| said(schema) != Some(*dangling))
-        .map(|(dangling, level, schema)| async move { say(core, &schema, (&level, dangling)).await })
+        .filter(|schema| said(schema) != Some(!table.has_level(level_of(schema))))
+        .map(|schema| async move { say(core, &schema).await })
         .collect();
     stream::iter(writes).buffer_unordered(AT_ONCE).try_collect::<()>().await
 }
 
 /// What the condition `Dangling` says.
-fn said(schema: &Value) -> Option<bool> {
+pub(super) fn said(schema: &Value) -> Option<bool> {
     let conditions = schema["status"]["conditions"].as_array()?;
     let dangling = conditions.iter().find(|condition| condition["type"] == "Dangling")?;
     Some(dangling["status"] == "True")
 }
 
-async fn say(core: &Arc<Core>, schema: &Value, (level, dangling): (&str, bool)) -> Result<(), Status> {
-    let context = bootstrap::context(core, schema)?;
-    let (status, reason, message) = if dangling {
-        let message = format!(
-            "This FlowSchema references the PriorityLevelConfiguration object named {level:?} but there is no such object"
-        );
-        ("True", "NotFound", message)
-    } else {
-        let message = format!(
-            "This FlowSchema references the PriorityLevelConfiguration object named {level:?} and it exists"
-        );
-        ("False", "Found", message)
+/// Sets the condition `Dangling`.
+pub(super) fn set(schema: &mut Value, (level, dangling): (&str, bool), now: Timestamp) {
+    let (status, reason, fact) = match dangling {
+        true => ("True", "NotFound", "but there is no such object"),
+        false => ("False", "Found", "and it exists"),
     };
+    let about = "This FlowSchema references the PriorityLevelConfiguration object named";
     let condition = json!({
-        "type": "Dangling", "status": status, "reason": reason, "message": message,
-        "lastTransitionTime": time::format(context.now),
+        "type": "Dangling", "status": status, "reason": reason, "message": format!("{about} {level:?} {fact}"),
+        "lastTransitionTime": time::format(now),
     });
-    let change = |current: Option<&Value>| {
-        let mut new = current.cloned().unwrap_or_default();
-        let mut conditions = new["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        conditions.retain(|other| other["type"] != "Dangling");
-        conditions.push(condition.clone());
-        new["status"] = json!({"conditions": conditions});
-        Ok(new)
-    };
+    let mut conditions = schema["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    conditions.retain(|other| other["type"] != "Dangling");
+    conditions.push(condition);
+    schema["status"] = json!({"conditions": conditions});
+}
+
+/// A write of the status as it is: admission sets the condition.
+async fn say(core: &Arc<Core>, schema: &Value) -> Result<(), Status> {
+    let context = bootstrap::context(core, schema)?;
+    let change = |current: Option<&Value>| Ok(current.cloned().unwrap_or_default());
     let options = WriteOptions::parse(&Query::default(), "UpdateOptions")?;
     match registry::update(&context, (Part::Status, Missing::Refuse), &options, change).await {
         // Somebody deleted it meanwhile, and settles what follows from that.
