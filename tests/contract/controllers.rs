@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
 mod autoscale;
+mod certificates;
 mod cronjobs;
 mod daemonsets;
 mod disruption;

@@ -30,6 +30,31 @@ pub(crate) struct World {
     _dir: tempfile::TempDir,
 }
 
+/// The server's keys for the controllers, as the binary hands them over.
+struct ServerKeys(Server);
+
+impl catamaran_controllers::Authority for ServerKeys {
+    fn read(&self, request: &[u8]) -> Result<catamaran_controllers::Subject, String> {
+        let found = catamaran_server::RequestSubject::of(request).map_err(|error| error.to_string())?;
+        Ok(catamaran_controllers::Subject {
+            hosts: found.names.len() + found.addresses.len(),
+            common_name: found.common_name,
+            organizations: found.organizations,
+            other_names: found.other_names,
+        })
+    }
+
+    fn sign(&self, request: &[u8], usages: &[String], lasts: Duration) -> Result<String, String> {
+        let lasts = lasts.try_into().map_err(|_| "too long".to_owned())?;
+        let order = catamaran_server::Order { request, usages, lasts };
+        self.0.sign(&order).map_err(|error| error.to_string())
+    }
+
+    fn token(&self, namespace: &str, account: (&str, &str), secret: &str) -> Result<String, String> {
+        self.0.legacy_token(namespace, account, secret).map_err(|error| error.to_string())
+    }
+}
+
 /// A node that is played; silent when it is dropped or aborted.
 pub(crate) struct PlayedNode(Vec<JoinHandle<()>>);
 
@@ -73,6 +98,11 @@ impl World {
         Client::new(self.server.service(UserInfo::new("admin", &["system:masters"])), "default")
     }
 
+    /// The API as somebody sees it.
+    pub(crate) fn service(&self, user: UserInfo) -> catamaran_server::InProcess {
+        self.server.service(user)
+    }
+
     pub(crate) fn start_controllers(&mut self) {
         let client = Client::new(
             self.server.service(UserInfo::component("system:kube-controller-manager")),
@@ -80,6 +110,7 @@ impl World {
         );
         let config = catamaran_controllers::Config {
             node_grace: self.grace,
+            keys: Some(catamaran_controllers::Keys::new(ServerKeys(self.server.clone()))),
             ..catamaran_controllers::Config::new(self.server.ca_pem())
         };
         let (stop, stopped) = oneshot::channel();

@@ -6,10 +6,12 @@ use serde_json::Value;
 use crate::field_error::{FieldError, Path};
 use crate::kind::Resource;
 
+mod certificates;
 mod check;
 mod cluster;
 mod config;
 mod csi;
+mod flowcontrol;
 mod job;
 mod metadata;
 mod network;
@@ -38,6 +40,8 @@ pub enum Subresource {
     EphemeralContainers,
     /// `/resize` of a pod.
     Resize,
+    /// `/approval` of a certificate request.
+    Approval,
     /// Any other.
     Other,
 }
@@ -50,6 +54,7 @@ impl Subresource {
             "status" => Subresource::Status,
             "ephemeralcontainers" => Subresource::EphemeralContainers,
             "resize" => Subresource::Resize,
+            "approval" => Subresource::Approval,
             _ => Subresource::Other,
         }
     }
@@ -65,6 +70,10 @@ pub fn create(resource: &Resource, object: &Value) -> Vec<FieldError> {
 /// What is wrong with the new state of an object.
 pub fn update(resource: &Resource, new: &Value, old: &Value, subresource: Subresource) -> Vec<FieldError> {
     let mut errors = metadata::update(resource, new, old);
+    if (resource.group, resource.plural) == ("certificates.k8s.io", "certificatesigningrequests") {
+        certificates::update(new, old, subresource, &mut errors);
+        return errors;
+    }
     match subresource {
         Subresource::Main => {
             if (resource.group, resource.plural) == ("", "pods") {
@@ -77,7 +86,7 @@ pub fn update(resource: &Resource, new: &Value, old: &Value, subresource: Subres
         }
         Subresource::EphemeralContainers => pod::update_ephemeral(new, old, &mut errors),
         Subresource::Resize => pod::update_resources(new, old, &mut errors),
-        Subresource::Status | Subresource::Other => {}
+        Subresource::Status | Subresource::Approval | Subresource::Other => {}
     }
     errors
 }
@@ -107,6 +116,8 @@ fn spec(resource: &Resource, o: &Value, errors: &mut Errors) {
             "admissionregistration.k8s.io",
             "mutatingwebhookconfigurations" | "validatingwebhookconfigurations",
         ) => webhook::validate(o, errors),
+        ("certificates.k8s.io", "certificatesigningrequests") => certificates::create(o, errors),
+        ("flowcontrol.apiserver.k8s.io", _) => flowcontrol::validate(resource.plural, o, errors),
         ("networking.k8s.io", _) => network::validate(resource.plural, o, errors),
         ("rbac.authorization.k8s.io", _) => rbac::validate(resource.plural, o, errors),
         ("coordination.k8s.io" | "node.k8s.io" | "scheduling.k8s.io", _) => {

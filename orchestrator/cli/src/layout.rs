@@ -3,6 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use crate::api_options::ApiOptions;
+
 /// The default data directory.
 pub(crate) const DATA_DIR: &str = "/var/lib/catamaran";
 /// The run directory of the default data directory.
@@ -123,6 +125,9 @@ pub(crate) struct Settings {
     pub(crate) node_name: String,
     /// Registries besides the built-in one that are spoken to in plain HTTP.
     pub(crate) insecure_registries: Vec<String>,
+    /// What an administrator chose of the API server.
+    #[serde(default)]
+    pub(crate) api: ApiOptions,
 }
 
 impl Settings {
@@ -140,7 +145,8 @@ impl Settings {
     /// The defaults with another port, for a server that was not started by `up`.
     pub(crate) fn of_port(api_port: u16) -> Self {
         let node_name = host_name();
-        Settings { api_port, registry_port: 5000, node_name, insecure_registries: Vec::new() }
+        let (insecure_registries, api) = (Vec::new(), ApiOptions::default());
+        Settings { api_port, registry_port: 5000, node_name, insecure_registries, api }
     }
 
     /// Where people and their tools reach the API.

@@ -1,11 +1,13 @@
 //! The one binary: parses the command line, sets up logs, runs the command. Wiring, no logic.
 
+mod api_options;
 mod authorities;
 mod cluster;
 mod commands;
 mod demo;
 mod follow;
 mod images;
+mod keys;
 mod layout;
 mod pod_network;
 mod preflight;

@@ -17,13 +17,17 @@
 //! | `endpoints` | EndpointSlices and Endpoints from Services and Pods |
 //! | `namespace` | nothing, out of Namespaces that are to be deleted |
 //! | `service_account` | a ServiceAccount and the certificate authority in each Namespace |
+//! | `certificates` | certificates out of CertificateSigningRequests, and the approval of those of nodes |
+//! | `token_secret` | what is in Secrets that hold tokens, and the end of bootstrap tokens |
 //! | `garbage` | removes what has lost its owners |
 //! | `node` | NotReady and evictions out of a node's silence |
 //! | `pod_garbage` | removes pods that nobody reports on |
 //! | `volume` | PersistentVolumes for PersistentVolumeClaims, and claims for `ephemeral` volumes |
 
+mod authority;
 mod autoscale;
 mod caches;
+mod certificates;
 mod claim;
 mod cronjob;
 mod daemonset;
@@ -47,6 +51,7 @@ mod rank;
 mod replicaset;
 mod service_account;
 mod statefulset;
+mod token_secret;
 mod volume;
 mod write;
 
@@ -57,6 +62,7 @@ use catamaran_client::runner::TaskEnded;
 use catamaran_client::{Client, Recorder, Tasks};
 use futures::future::BoxFuture;
 
+pub use authority::{Authority, Keys, Subject};
 use caches::Caches;
 
 /// What the controllers must be told.
@@ -68,13 +74,15 @@ pub struct Config {
     pub node_grace: Duration,
     /// Pods that have ended and are kept, over all namespaces. Kubernetes: 12,500.
     pub ended_pods: usize,
+    /// What signs certificates and tokens; nobody does without.
+    pub keys: Option<Keys>,
 }
 
 impl Config {
     /// Kubernetes' numbers.
     #[must_use]
     pub fn new(ca_pem: impl Into<String>) -> Self {
-        Self { ca_pem: ca_pem.into(), node_grace: Duration::from_secs(50), ended_pods: 12_500 }
+        Self { ca_pem: ca_pem.into(), node_grace: Duration::from_secs(50), ended_pods: 12_500, keys: None }
     }
 }
 
@@ -191,6 +199,9 @@ impl Start {
         let (c, all) = self.shared();
         self.tasks.spawn("namespace", namespace::run(c, all));
         let (c, all) = self.shared();
+        if let Some(keys) = config.keys {
+            self.keys(keys, &config.ca_pem);
+        }
         let own = service_account::OwnCaches::start(&c, &mut self.tasks);
         self.tasks.spawn("serviceaccount", service_account::run(c, all, own, config.ca_pem));
         let (c, all) = self.shared();
@@ -200,9 +211,17 @@ impl Start {
         let (c, all) = self.shared();
         let quotas = quota::cache(&c, &mut self.tasks);
         self.tasks.spawn("resourcequota", quota::run(c, all, quotas));
-        let (c, _) = self.shared();
         let (c, all) = self.shared();
         self.tasks.spawn("podgarbage", pod_garbage::run(c, all, config.ended_pods));
         self.tasks.spawn("garbage", garbage::run(self.client.clone()));
+    }
+
+    /// What takes the cluster's keys.
+    fn keys(&mut self, keys: Keys, ca: &str) {
+        let requests = certificates::cache(&self.client, &mut self.tasks);
+        self.tasks.spawn("certificates", certificates::run(self.client.clone(), requests, keys.clone()));
+        let secrets = token_secret::caches(&self.client, &mut self.tasks);
+        let task = token_secret::run(self.client.clone(), secrets, keys, ca.to_owned());
+        self.tasks.spawn("tokens", task);
     }
 }

@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{Extensions, HeaderMap, header};
+use jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -11,13 +13,22 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use catamaran_api::status::Status;
 use catamaran_store::Store;
 
+use crate::core::Core;
 use crate::encode;
-use crate::token::{self, Claims, Tokens};
+use crate::token::{self, Claims, Legacy, TokenError, Tokens};
+
+mod bootstrap;
+
+/// Seconds for which a token is still good after what it is bound to was to be gone: a pod may need it for its end.
+const LEEWAY: i64 = 60;
 
 /// The group of everybody with valid credentials.
 pub const AUTHENTICATED: &str = "system:authenticated";
 /// The group that may do everything.
 pub const MASTERS: &str = "system:masters";
+
+/// Of the extra that tells which credential somebody used.
+const CREDENTIAL: &str = "authentication.kubernetes.io/credential-id";
 
 /// A user, as authorization, admission and reviews see it. In-process clients put one into the extensions
 /// of their `http::Request`; requests from the network cannot.
@@ -67,7 +78,9 @@ impl UserInfo {
         let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
         let groups: Vec<&str> =
             subject.iter_organization().filter_map(|organization| organization.as_str().ok()).collect();
-        Some(UserInfo::new(name, &groups))
+        let digest: String = Sha256::digest(certificate).iter().map(|byte| format!("{byte:02x}")).collect();
+        let extra = [(CREDENTIAL.to_owned(), vec![format!("X509SHA256={digest}")])].into();
+        Some(UserInfo { extra, ..UserInfo::new(name, &groups) })
     }
 
     /// Whether the user is a member of `group`.
@@ -99,16 +112,57 @@ fn digest(token: &str) -> [u8; 32] {
     Sha256::digest(token).into()
 }
 
-/// Finds out who sent a request. `now` is in seconds since 1970.
+/// What credentials are checked against.
+#[derive(Clone, Copy)]
+pub(crate) struct Checks<'a> {
+    pub(crate) statics: &'a StaticTokens,
+    pub(crate) tokens: &'a Tokens,
+    pub(crate) store: &'a dyn Store,
+}
+
+/// Whom a token stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Bearer {
+    pub(crate) user: UserInfo,
+    /// Which of the audiences asked for it is good for.
+    pub(crate) audiences: Vec<String>,
+}
+
+/// Why a token is refused.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum BearerError {
+    /// It is not ours, not in time, or for somebody else.
+    #[error("invalid bearer token: {0}")]
+    Token(#[from] TokenError),
+    /// What it is bound to is gone.
+    #[error("invalid bearer token: the {0} that it is bound to is gone")]
+    Gone(&'static str),
+    /// No such token.
+    #[error("invalid bearer token")]
+    Unknown,
+    /// For others than those who ask.
+    #[error("the token is not for any of the audiences {0:?}")]
+    Audience(Vec<String>),
+}
+
+/// Finds out who sent a request.
 ///
 /// # Errors
 /// 401 when a token is given that is not valid.
 pub(crate) async fn authenticate(
+    core: &Core,
     extensions: &Extensions,
     headers: &HeaderMap,
-    (statics, tokens): (&StaticTokens, &Tokens),
-    store: &dyn Store,
-    now: i64,
+    now: Timestamp,
+) -> Result<UserInfo, Status> {
+    authenticate_with(core.checks(), extensions, headers, now).await
+}
+
+async fn authenticate_with(
+    checks: Checks<'_>,
+    extensions: &Extensions,
+    headers: &HeaderMap,
+    now: Timestamp,
 ) -> Result<UserInfo, Status> {
     if let Some(user) = extensions.get::<UserInfo>() {
         return Ok(user.clone());
@@ -117,15 +171,105 @@ pub(crate) async fn authenticate(
         return Ok(user.clone());
     }
     let Some(token) = bearer(headers) else { return Ok(UserInfo::anonymous()) };
-    if let Some(user) = statics.find(token) {
-        return Ok(user.clone());
+    match checks.bearer(token, now, &[token::ISSUER.to_owned()]).await {
+        Ok(bearer) => Ok(bearer.user),
+        Err(error) => {
+            tracing::debug!(%error, "a token is refused");
+            Err(Status::unauthorized("Unauthorized"))
+        }
     }
-    let audiences = [token::ISSUER.to_owned()];
-    let claims = tokens.verify(token, now, &audiences).map_err(|_| Status::unauthorized("Unauthorized"))?;
-    if !alive(&claims, store).await {
-        return Err(Status::unauthorized("Unauthorized"));
+}
+
+impl Checks<'_> {
+    /// Whom a token stands for, for one of `audiences`. Tokens without an audience are for the API itself.
+    ///
+    /// # Errors
+    /// When the token is not good.
+    pub(crate) async fn bearer(
+        &self,
+        token: &str,
+        now: Timestamp,
+        audiences: &[String],
+    ) -> Result<Bearer, BearerError> {
+        let for_the_api = |user: UserInfo| match audiences.iter().any(|audience| audience == token::ISSUER) {
+            true => Ok(Bearer { user, audiences: vec![token::ISSUER.to_owned()] }),
+            false => Err(BearerError::Audience(audiences.to_vec())),
+        };
+        if let Some(user) = self.statics.find(token) {
+            return for_the_api(user.clone());
+        }
+        if let Some(parts) = bootstrap::parse(token) {
+            let user = bootstrap::find(self.store, parts, now).await.ok_or(BearerError::Unknown)?;
+            return for_the_api(user);
+        }
+        match self.tokens.verify(token, now.as_second(), audiences) {
+            Ok(claims) => {
+                self.alive(&claims, now).await?;
+                let audiences =
+                    audiences.iter().filter(|asked| claims.aud.contains(asked)).cloned().collect();
+                Ok(Bearer { user: service_account(&claims), audiences })
+            }
+            Err(TokenError::Issuer) => {
+                let claims = self.tokens.verify_legacy(token)?;
+                for_the_api(self.legacy(&claims, token, now).await?)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
-    Ok(service_account(&claims))
+
+    /// Account, pod, secret and node that the token names must be there with the same uids.
+    async fn alive(&self, claims: &Claims, now: Timestamp) -> Result<(), BearerError> {
+        let bound = &claims.bound;
+        // The node of a pod is only told; a token that is bound to a node itself ends with it.
+        let node = bound.node.as_ref().filter(|_| bound.pod.is_none());
+        let named = [
+            ("serviceaccount", "serviceaccounts", Some(&bound.serviceaccount)),
+            ("pod", "pods", bound.pod.as_ref()),
+            ("secret", "secrets", bound.secret.as_ref()),
+            ("node", "nodes", node),
+        ];
+        for (word, plural, reference) in named {
+            let Some(reference) = reference else { continue };
+            let key = match plural {
+                "nodes" => format!("/registry/core/nodes/{}", reference.name),
+                _ => format!("/registry/core/{plural}/{}/{}", bound.namespace, reference.name),
+            };
+            if !self.is_there(&key, &reference.uid, now).await {
+                return Err(BearerError::Gone(word));
+            }
+        }
+        Ok(())
+    }
+
+    async fn is_there(&self, key: &str, uid: &str, now: Timestamp) -> bool {
+        let Ok(Some(entry)) = self.store.get(key).await else { return false };
+        let Some((found, deletion)) = encode::uid_and_deletion(&entry.value) else { return false };
+        let over = deletion.is_some_and(|end| now.as_second() > end.as_second() + LEEWAY);
+        found == uid && !over
+    }
+
+    /// A token kept in a Secret is good as long as the Secret has it.
+    async fn legacy(&self, claims: &Legacy, token: &str, now: Timestamp) -> Result<UserInfo, BearerError> {
+        let Legacy { namespace, secret, account, uid, .. } = claims;
+        if !self.is_there(&format!("/registry/core/serviceaccounts/{namespace}/{account}"), uid, now).await {
+            return Err(BearerError::Gone("serviceaccount"));
+        }
+        let found = self.store.get(&format!("/registry/core/secrets/{namespace}/{secret}")).await;
+        let entry = found.ok().flatten().ok_or(BearerError::Gone("secret"))?;
+        let object =
+            encode::decode(&entry.value, entry.mod_revision).map_err(|_| BearerError::Gone("secret"))?;
+        let kept = object["data"]["token"].as_str().and_then(|text| BASE64_STANDARD.decode(text).ok());
+        if kept.as_deref() != Some(token.as_bytes()) {
+            return Err(BearerError::Gone("secret"));
+        }
+        Ok(UserInfo { uid: Some(uid.clone()), ..account_user(namespace, account) })
+    }
+}
+
+/// A service account with its groups.
+fn account_user(namespace: &str, account: &str) -> UserInfo {
+    let all = format!("system:serviceaccounts:{namespace}");
+    UserInfo::new(format!("system:serviceaccount:{namespace}:{account}"), &["system:serviceaccounts", &all])
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -135,7 +279,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// The user that a service-account token stands for.
-pub(crate) fn service_account(claims: &Claims) -> UserInfo {
+fn service_account(claims: &Claims) -> UserInfo {
     let bound = &claims.bound;
     let mut extra = BTreeMap::new();
     let mut say = |key: &str, value: &str| {
@@ -150,38 +294,8 @@ pub(crate) fn service_account(claims: &Claims) -> UserInfo {
         say("node-name", &node.name);
         say("node-uid", &node.uid);
     }
-    UserInfo {
-        name: claims.sub.clone(),
-        groups: vec![
-            "system:serviceaccounts".to_owned(),
-            format!("system:serviceaccounts:{}", bound.namespace),
-            AUTHENTICATED.to_owned(),
-        ],
-        uid: Some(bound.serviceaccount.uid.clone()),
-        extra,
-    }
-}
-
-/// Whether account, pod and secret that the token names still exist with the same uids.
-pub(crate) async fn alive(claims: &Claims, store: &dyn Store) -> bool {
-    let bound = &claims.bound;
-    let named = [
-        ("serviceaccounts", Some(&bound.serviceaccount)),
-        ("pods", bound.pod.as_ref()),
-        ("secrets", bound.secret.as_ref()),
-    ];
-    for (plural, reference) in named {
-        let Some(reference) = reference else { continue };
-        let key = format!("/registry/core/{plural}/{}/{}", bound.namespace, reference.name);
-        let uid = match store.get(&key).await {
-            Ok(Some(entry)) => encode::uid(&entry.value),
-            _ => None,
-        };
-        if uid.as_deref() != Some(reference.uid.as_str()) {
-            return false;
-        }
-    }
-    true
+    let user = account_user(&bound.namespace, &bound.serviceaccount.name);
+    UserInfo { uid: Some(bound.serviceaccount.uid.clone()), extra, ..user }
 }
 
 #[cfg(test)]
@@ -221,8 +335,9 @@ mod tests {
         let statics = StaticTokens::new([("secret".to_owned(), UserInfo::new("boot", &["g"]))]);
         let store = MemoryStore::new();
         let none = Extensions::new();
-        let check =
-            async |value: &str| authenticate(&none, &headers(value), (&statics, &tokens), &store, 1500).await;
+        let now = Timestamp::from_second(1500).unwrap();
+        let checks = Checks { statics: &statics, tokens: &tokens, store: &store };
+        let check = async |value: &str| authenticate_with(checks, &none, &headers(value), now).await;
         assert_eq!(check("Bearer secret").await.unwrap().name, "boot");
         assert_eq!(check("bearer secret").await.unwrap().groups, ["g", AUTHENTICATED]);
         assert_eq!(check("Bearer other").await.unwrap_err().code, 401);
@@ -238,5 +353,43 @@ mod tests {
         let recreated = Bytes::from_static(br#"{"metadata":{"name":"sa","uid":"u2"}}"#);
         store.put("/registry/core/serviceaccounts/ns/sa", recreated, Expect::Any).await.unwrap();
         assert_eq!(check(&jwt).await.unwrap_err().code, 401, "another account of the same name");
+        let leaving =
+            |end: &str| Bytes::from(format!(r#"{{"metadata":{{"uid":"u1","deletionTimestamp":"{end}"}}}}"#));
+        for (end, good) in [("1970-01-01T00:24:30Z", true), ("1970-01-01T00:23:00Z", false)] {
+            store.put("/registry/core/serviceaccounts/ns/sa", leaving(end), Expect::Any).await.unwrap();
+            assert_eq!(check(&jwt).await.is_ok(), good, "{end} is as seen from 1970-01-01T00:25:00Z");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_token_is_bound_to() {
+        let tokens = crate::token::tests::tokens();
+        let store = MemoryStore::new();
+        let checks = Checks { statics: &StaticTokens::default(), tokens: &tokens, store: &store };
+        let now = Timestamp::from_second(1500).unwrap();
+        let put = async |key: &str, uid: &str| {
+            let object = Bytes::from(format!(r#"{{"metadata":{{"uid":"{uid}"}}}}"#));
+            store.put(&format!("/registry/core/{key}"), object, Expect::Any).await.unwrap();
+        };
+        put("serviceaccounts/ns/sa", "u1").await;
+        let reference = |name: &str| Some(Reference { name: name.into(), uid: format!("{name}-uid") });
+        let plain = claims().bound;
+        let (pod, secret, node) = (reference("p"), reference("s"), reference("n"));
+        let bounds = [
+            (Bound { pod: pod.clone(), node: node.clone(), ..plain.clone() }, "pods/ns/p", "p-uid", "pod"),
+            (Bound { secret, ..plain.clone() }, "secrets/ns/s", "s-uid", "secret"),
+            (Bound { node, ..plain }, "nodes/n", "n-uid", "node"),
+        ];
+        for (bound, key, uid, word) in bounds {
+            let token = tokens.sign(&Claims { bound, ..claims() }).unwrap();
+            let check = async || checks.bearer(&token, now, &[ISSUER.to_owned()]).await;
+            assert_eq!(check().await, Err(BearerError::Gone(word)));
+            put(key, "another").await;
+            assert_eq!(check().await, Err(BearerError::Gone(word)));
+            put(key, uid).await;
+            assert!(check().await.is_ok(), "{word}");
+            let other = checks.bearer(&token, now, &["other".to_owned()]).await;
+            assert_eq!(other, Err(BearerError::Token(TokenError::Audience)));
+        }
     }
 }

@@ -19,10 +19,10 @@ use crate::core::{Core, ServerConfig, ServerError, ServiceRange};
 use crate::identity;
 use crate::options::WriteOptions;
 use crate::query::Query;
-use crate::rbac;
 use crate::registry::{self, Missing};
 use crate::route::{ResourceRequest, Verb};
 use crate::strategy::Part;
+use crate::{flow, rbac};
 
 /// Makes what is missing.
 pub(crate) async fn run(server: &Server) -> Result<(), ServerError> {
@@ -35,7 +35,8 @@ pub(crate) async fn run(server: &Server) -> Result<(), ServerError> {
     let ready = service_range_is_ready(server).await;
     ready.map_err(|source| failed("ServiceCIDR kubernetes", source))?;
     identity::renew(server.core()).await.map_err(|source| failed("Lease of the server", source))?;
-    rbac::bootstrap(server.core()).await
+    rbac::bootstrap(server.core()).await?;
+    flow::bootstrap(server.core()).await
 }
 
 fn failed(object: &str, source: Status) -> ServerError {

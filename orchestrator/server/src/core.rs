@@ -11,8 +11,11 @@ use catamaran_store::Store;
 
 use crate::admit::{Allocator, Locks, Webhooks};
 use crate::agent::AgentClient;
-use crate::authenticate::{StaticTokens, UserInfo};
+use crate::audit::{Audit, AuditConfig, AuditError};
+use crate::authenticate::{Checks, StaticTokens, UserInfo};
 use crate::discovery::Discovery;
+use crate::encrypt::{Encrypted, Encryption, EncryptionError};
+use crate::flow::Flow;
 use crate::hub::Hubs;
 use crate::metrics::Metrics;
 use crate::node::Nodes;
@@ -22,6 +25,9 @@ use crate::rbac::Rbac;
 use crate::serve::{Binding, Listen, ServeError};
 use crate::token::{TokenError, Tokens};
 use crate::usage::Usage;
+
+/// Requests at one time: Kubernetes' limits on reading and writing ones, together.
+const REQUESTS: u32 = 600;
 
 /// Settings of a server.
 #[derive(Debug, Clone)]
@@ -46,6 +52,14 @@ pub struct ServerConfig {
     pub node_ports: (u16, u16),
     /// Bearer tokens for bootstrapping, with whom they stand for.
     pub tokens: Vec<(String, UserInfo)>,
+    /// Requests that are worked on at one time, over all priority levels.
+    pub requests_in_flight: u32,
+    /// The longest time in seconds that a service-account token is given for; as long as is asked for without.
+    pub max_token_seconds: Option<i64>,
+    /// The audit log; none is written without.
+    pub audit: Option<AuditConfig>,
+    /// Which kinds are encrypted with which keys, a file in the form of EncryptionConfiguration.
+    pub encryption: Option<PathBuf>,
 }
 
 impl ServerConfig {
@@ -63,6 +77,10 @@ impl ServerConfig {
             dns: Ipv4Addr::new(10, 96, 0, 10),
             node_ports: (30_000, 32_767),
             tokens: Vec::new(),
+            requests_in_flight: REQUESTS,
+            max_token_seconds: None,
+            audit: None,
+            encryption: None,
         }
     }
 
@@ -139,6 +157,12 @@ pub enum ServerError {
     /// The image registry.
     #[error("the image registry cannot be served")]
     Images(#[from] crate::imageregistry::ImageRegistryError),
+    /// The audit log.
+    #[error("there can be no audit log")]
+    Audit(#[from] AuditError),
+    /// Keys for encryption at rest.
+    #[error("objects cannot be encrypted")]
+    Encryption(#[from] EncryptionError),
     /// The objects that every cluster has.
     #[error("could not create {object}")]
     Bootstrap {
@@ -156,6 +180,10 @@ pub(crate) struct Core {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) hubs: Arc<Hubs>,
     pub(crate) rbac: Rbac,
+    pub(crate) flow: Flow,
+    pub(crate) audit: Option<Audit>,
+    /// The store again, when it encrypts.
+    pub(crate) encrypted: Option<Arc<Encrypted>>,
     pub(crate) tokens: Tokens,
     pub(crate) statics: StaticTokens,
     pub(crate) discovery: Discovery,
@@ -174,15 +202,27 @@ pub(crate) struct Core {
 }
 
 impl Core {
+    /// What credentials are checked against.
+    pub(crate) fn checks(&self) -> Checks<'_> {
+        Checks { statics: &self.statics, tokens: &self.tokens, store: &*self.store }
+    }
+
     pub(crate) fn new(config: ServerConfig, store: Arc<dyn Store>) -> Result<Self, ServerError> {
         let now = Timestamp::now();
         let pki = Pki::open(&config.data_dir.join("server/pki"), now)?;
         let tokens = Tokens::new(&pki.service_account_key()?)?;
         let agents = AgentClient::new(&pki)?;
+        let encryption = config.encryption.as_deref().map(Encryption::read).transpose()?;
+        let encrypted = encryption.map(|encryption| Arc::new(Encrypted::new(store.clone(), encryption)));
+        let store = encrypted.clone().map_or(store, |encrypted| encrypted as Arc<dyn Store>);
+        let audit = config.audit.as_ref().map(Audit::open).transpose()?;
         let hubs = Arc::new(Hubs::new(store.clone()));
         Ok(Core {
             rbac: Rbac::new(hubs.clone(), store.clone()),
             nodes: Nodes::new(hubs.clone(), store.clone()),
+            flow: Flow::new(hubs.clone(), store.clone(), config.requests_in_flight),
+            audit,
+            encrypted,
             hubs,
             tokens,
             statics: StaticTokens::new(config.tokens.iter().cloned()),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header};
 use hyper::upgrade::OnUpgrade;
 use jiff::Timestamp;
@@ -16,7 +17,8 @@ use catamaran_api::kind::{self, Resource, Storage};
 use catamaran_api::status::{GroupResource, Status};
 use catamaran_api::warn;
 
-use crate::authenticate;
+use crate::audit::Audit;
+use crate::authenticate::{self, UserInfo};
 use crate::authorize::{self, Action, Attributes};
 use crate::body::{self, Body};
 use crate::context::{Asked, Context};
@@ -25,8 +27,9 @@ use crate::query::Query;
 use crate::route::{self, ResourceRequest, Route, Verb};
 use crate::strategy::Part;
 use crate::subresources::{binding, eviction, proxy, reviews, scale, streams, token};
+use crate::trail::Trail;
 use crate::verbs::{create, delete, deletecollection, get, list, patch, update, watch};
-use crate::{discovery, error, health, impersonate, negotiate, node, rbac, usage};
+use crate::{discovery, error, flow, health, impersonate, negotiate, node, rbac, usage};
 
 /// How long an answer may take to begin, at most and by default.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -47,7 +50,10 @@ pub(crate) async fn answer(core: &Arc<Core>, mut request: Request<Body>) -> Resp
     let upgrade = request.extensions_mut().remove::<OnUpgrade>();
     let media = negotiate::of_failure(request.headers());
     // A mistake of ours costs one request: not the connection, and nobody else's.
-    let handled = AssertUnwindSafe(handle(core, route, query, (request, upgrade))).catch_unwind();
+    let mut trail = Trail::new(request.headers());
+    let lasts = verb == Some(Verb::Watch) || flow::lasts(&route);
+    let asked = (route, query, limit.unwrap_or(DEADLINE));
+    let handled = AssertUnwindSafe(handle(core, asked, (request, upgrade), &mut trail)).catch_unwind();
     let answered = async {
         match limit {
             Some(limit) => timeout(limit, handled).await,
@@ -57,7 +63,10 @@ pub(crate) async fn answer(core: &Arc<Core>, mut request: Request<Body>) -> Resp
     let answer = match answered.instrument(span).await {
         Ok(Ok(Ok(response))) => Ok(response),
         Ok(Ok(Err(status))) => Err(status),
-        Ok(Err(_)) => Err(Status::internal_error("the server met a fault of its own; see its log")),
+        Ok(Err(_)) => {
+            trail.panicked();
+            Err(Status::internal_error("the server met a fault of its own; see its log"))
+        }
         Err(_) => Err(Status::timeout("request did not complete within the allotted timeout", 1)),
     };
     let mut response = answer.unwrap_or_else(|status| error::negotiated(&status, media));
@@ -65,10 +74,9 @@ pub(crate) async fn answer(core: &Arc<Core>, mut request: Request<Body>) -> Resp
         *response.body_mut() = body::empty();
     }
     core.metrics.answered(verb, response.status().as_u16(), began.elapsed());
+    let streams = lasts && response.status().as_u16() < 300;
+    let mut response = trail.finish(response, streams).await;
     let headers = response.headers_mut();
-    if let Ok(id) = HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()) {
-        headers.insert("audit-id", id);
-    }
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
     response
 }
@@ -93,34 +101,31 @@ fn deadline(query: &Query, route: &Route) -> Option<Duration> {
 
 async fn handle(
     core: &Arc<Core>,
-    route: Route,
-    query: Query,
+    (route, query, limit): (Route, Query, Duration),
     (request, upgrade): (Request<Body>, Option<OnUpgrade>),
+    trail: &mut Trail,
 ) -> Result<Response<Body>, Status> {
     let (parts, content) = request.into_parts();
     let now = Timestamp::now();
-    let keys = (&core.statics, &core.tokens);
-    let user =
-        authenticate::authenticate(&parts.extensions, &parts.headers, keys, &*core.store, now.as_second())
-            .await?;
-    let user = impersonate::assume(core, user, &parts.headers).await?;
+    let (selected, verb) = (selected_name(&query), parts.method.as_str().to_ascii_lowercase());
+    let action = match &route {
+        Route::Resource(request) => Action::Resource(Attributes::of(request, selected.as_deref())),
+        _ => Action::Path { verb: &verb, path: parts.uri.path() },
+    };
+    let user = identify(core, &parts, (&action, now), trail).await?;
+    let seat = flow::enter(core, (&user, &route, &action), (&query, limit), &mut trail.classified).await?;
+    if !authorize::is_open(&route) {
+        trail.authorize(core, &user, &action).await?;
+    }
     let request = match route {
         Route::Resource(request) => request,
-        other => {
-            let verb = parts.method.as_str().to_ascii_lowercase();
-            let action = Action::Path { verb: &verb, path: parts.uri.path() };
-            if !authorize::is_open(&other) {
-                authorize::require(core, &user, &action).await?;
-            }
-            return path(core, &other, &query, (&parts.headers, now));
-        }
+        other => return path(core, &other, &query, (&parts.headers, now)),
     };
-    let selected = selected_name(&query);
-    let action = Action::Resource(Attributes::of(&request, selected.as_deref()));
-    authorize::require(core, &user, &action).await?;
     if let Some(objection) = node::unselected(&user, &request, &query) {
+        let action = Action::Resource(Attributes::of(&request, selected.as_deref()));
         authorize::require_role(core, &user, &action, objection).await?;
     }
+    let content = trail.see(&parts.headers, content).await?;
     let Some(resource) = find(&request) else { return Ok(unknown_resource(&request)) };
     let asked = Asked { query, headers: parts.headers, user, now };
     let media = negotiate::of_failure(&asked.headers);
@@ -131,6 +136,8 @@ async fn handle(
     }
     let changes_rights = (context.stored.group == rbac::GROUP && !context.request.verb.reads())
         .then_some(context.stored.plural);
+    let watches = context.request.verb == Verb::Watch;
+    let changes_flows = context.stored.group == flow::GROUP && !context.request.verb.reads();
     let answered = if context.request.subresource.is_some() {
         subresource(&context, (&parts.method, &parts.uri), content, upgrade).await
     } else {
@@ -141,11 +148,40 @@ async fn handle(
     }
     let mut response = answered.unwrap_or_else(|status| error::negotiated(&status, media));
     warnings.tell(&mut response);
+    if changes_flows {
+        flow::settle(core).await?;
+    }
+    if !watches {
+        response = flow::hold(response, seat);
+    }
     response
         .headers_mut()
         .entry(header::CACHE_CONTROL)
         .or_insert(HeaderValue::from_static("no-cache, private"));
     Ok(response)
+}
+
+/// Who asks, in the end.
+async fn identify(
+    core: &Arc<Core>,
+    parts: &Parts,
+    (action, now): (&Action<'_>, Timestamp),
+    trail: &mut Trail,
+) -> Result<UserInfo, Status> {
+    let caller = match authenticate::authenticate(core, &parts.extensions, &parts.headers, now).await {
+        Ok(caller) => caller,
+        Err(status) => {
+            trail.unknown(core, parts, (action, now));
+            return Err(status);
+        }
+    };
+    if !impersonate::asked(&parts.headers) {
+        trail.begin(core, parts, (&caller, None), (action, now)).await;
+        return Ok(caller);
+    }
+    let assumed = impersonate::assume(core, caller.clone(), &parts.headers).await;
+    trail.begin(core, parts, (&caller, assumed.as_ref().ok()), (action, now)).await;
+    assumed
 }
 
 /// A change of rights that is answered is in force.
@@ -204,7 +240,9 @@ fn path(
         Route::Health(probe, check) => Ok(health::health(core, *probe, check.as_deref(), query)),
         Route::Metrics => {
             let uptime = Duration::try_from(now.duration_since(core.started)).unwrap_or_default();
-            let text = core.metrics.text(core.store.revision(), uptime);
+            let mut text = core.metrics.text(core.store.revision(), uptime);
+            text.push_str(&core.flow.metrics());
+            text.push_str(&core.audit.as_ref().map_or_else(String::new, Audit::metrics));
             Ok(body::typed(200, "text/plain; version=0.0.4", text))
         }
         Route::Root => Ok(health::root()),
@@ -216,7 +254,7 @@ fn path(
         Route::OpenApi(group, version) => core.openapi.serve((group, version), query, headers),
         Route::OpenApiV2 => Ok(core.openapi.v2(headers)),
         Route::OpenIdConfiguration => Ok(health::openid_configuration()),
-        Route::JsonWebKeys => Ok(body::json(200, core.tokens.key_set().to_string())),
+        Route::JsonWebKeys => Ok(health::key_set(core)),
         Route::Resource(_) | Route::Unknown => Ok(error::page_not_found()),
     }
 }

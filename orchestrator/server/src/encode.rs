@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use jiff::Timestamp;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
@@ -185,9 +186,12 @@ struct OnlyMetadata {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct OnlyUid {
     #[serde(default)]
     uid: Option<String>,
+    #[serde(default)]
+    deletion_timestamp: Option<Timestamp>,
 }
 
 /// The labels in stored bytes, without building the rest.
@@ -208,7 +212,13 @@ struct Labels {
 
 /// The uid in stored bytes, without building the rest.
 pub(crate) fn uid(stored: &[u8]) -> Option<String> {
-    serde_json::from_slice::<OnlyMetadata>(stored).ok()?.metadata.uid
+    uid_and_deletion(stored).map(|(uid, _)| uid)
+}
+
+/// The uid in stored bytes and when the object is to be gone, without building the rest.
+pub(crate) fn uid_and_deletion(stored: &[u8]) -> Option<(String, Option<Timestamp>)> {
+    let metadata = serde_json::from_slice::<OnlyMetadata>(stored).ok()?.metadata;
+    Some((metadata.uid?, metadata.deletion_timestamp))
 }
 
 #[cfg(test)]
@@ -265,7 +275,8 @@ mod tests {
 
     #[test]
     fn uid_without_the_rest() {
-        assert_eq!(uid(br#"{"kind":"Pod","metadata":{"uid":"u"},"spec":{}}"#).as_deref(), Some("u"));
-        assert_eq!(uid(b"nonsense"), None);
+        let stored = br#"{"kind":"Pod","metadata":{"uid":"u"},"spec":{}}"#;
+        assert_eq!(uid_and_deletion(stored), Some(("u".to_owned(), None)));
+        assert_eq!(uid_and_deletion(b"nonsense"), None);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::Response;
+use http::{HeaderValue, Response, header};
 use serde_json::json;
 
 use crate::body::{self, Body};
@@ -86,5 +86,17 @@ pub(crate) fn openid_configuration() -> Response<Body> {
         "response_types_supported": ["id_token"], "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": ["ES256"],
     });
-    body::json(200, configuration.to_string())
+    for_a_while(body::json(200, configuration.to_string()))
+}
+
+/// `/openid/v1/jwks`: the keys that tokens are signed with.
+pub(crate) fn key_set(core: &Core) -> Response<Body> {
+    for_a_while(body::typed(200, "application/jwk-set+json", core.tokens.key_set().to_string()))
+}
+
+/// Whoever checks tokens may keep this for an hour.
+fn for_a_while(mut response: Response<Body>) -> Response<Body> {
+    let value = HeaderValue::from_static("public, max-age=3600");
+    response.headers_mut().insert(header::CACHE_CONTROL, value);
+    response
 }

@@ -74,6 +74,11 @@ fn service_account(user: &str) -> Option<(&str, &str)> {
     (!namespace.is_empty() && !name.is_empty() && !name.contains(':')).then_some((namespace, name))
 }
 
+/// Whether a request asks for anything of that.
+pub(crate) fn asked(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| name.as_str().starts_with("impersonate-"))
+}
+
 /// The user that a request is from, after impersonation.
 ///
 /// # Errors

@@ -1,23 +1,27 @@
 //! HTTP in, store out: the Kubernetes API over a store of bytes, and the built-in image registry.
 //!
-//! The way of a request, file by file: `serve` (sockets) → `dispatch`: `route`, `authenticate`, `impersonate`, `authorize`
-//! (with `rbac/`) → `verbs/` or `subresources/` → `registry` (default, `admit/`, validate, write) → store → `hub` → watchers.
+//! The way of a request, file by file: `serve` (sockets) → `dispatch`: `route`, `authenticate`, `impersonate`, `flow`,
+//! `authorize` (with `rbac/`) → `verbs/` or `subresources/` → `registry` (default, `admit/`, validate, write) → store → `hub` → watchers.
 
 mod admit;
 mod agent;
+mod audit;
 pub mod authenticate;
 pub mod authorize;
 pub mod body;
 mod bootstrap;
+mod certificates;
 mod context;
 mod convert;
 mod core;
 mod discovery;
 mod dispatch;
 mod encode;
+mod encrypt;
 mod error;
 mod expire;
 mod fields;
+mod flow;
 mod health;
 mod hub;
 mod identity;
@@ -41,14 +45,18 @@ mod strategy;
 mod subresources;
 mod table;
 pub mod token;
+mod trail;
 mod upstream;
 mod usage;
 mod verbs;
 mod warnings;
 
 pub use crate::core::{ServerConfig, ServerError, ServiceRange};
+pub use audit::{AuditConfig, AuditError};
 pub use authenticate::UserInfo;
 pub use body::Body;
+pub use certificates::{IssueError, Order, RequestError, RequestSubject};
+pub use encrypt::EncryptionError;
 pub use imageregistry::{ImageRegistryConfig, run_image_registry};
 pub use serve::{Binding, Listen};
 pub use server::{InProcess, Server, run};

@@ -15,6 +15,8 @@ use rcgen::{
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
+use crate::certificates::{self, IssueError, Order};
+
 /// Days that a certificate of the authority itself lasts.
 const CA_DAYS: i64 = 3650;
 /// Days that an issued certificate lasts.
@@ -243,6 +245,15 @@ impl Pki {
         set_validity(&mut params, self.now, LEAF_DAYS);
         let certificate = params.signed_by(&key, &self.issuer).map_err(failed)?;
         Ok(Credentials { certificate: certificate.pem(), key: key.serialize_pem() })
+    }
+
+    /// A certificate for somebody's request, PEM.
+    ///
+    /// # Errors
+    /// When the request or a usage is not usable.
+    pub fn sign(&self, order: &Order<'_>, now: Timestamp) -> Result<String, IssueError> {
+        let ca = self.ca_der().map_err(|_| IssueError::Authority("its certificate is malformed"))?;
+        certificates::issue(order, (&ca, self.issuer.key()), now)
     }
 
     /// The key that signs service-account tokens (P-256, PKCS #8 DER), made at first use.

@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+use crate::audit::Peer;
 use crate::authenticate::{ConnectionUser, UserInfo};
 use crate::body::{self, Body};
 
@@ -192,19 +193,20 @@ impl<H: Handler> Acceptor<H> {
 
 async fn connection<H: Handler>(stream: TcpStream, handler: H, tls: Option<TlsAcceptor>, watcher: Watcher) {
     stream.set_nodelay(true).ok();
-    let Some(tls) = tls else { return http(stream, handler, ConnectionUser(None), watcher).await };
+    let peer = stream.peer_addr().ok().map(|address| Peer(address.ip()));
+    let Some(tls) = tls else { return http(stream, handler, (ConnectionUser(None), peer), watcher).await };
     match timeout(HANDSHAKE, tls.accept(stream)).await {
         Ok(Ok(stream)) => {
             let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
             let user = ConnectionUser(certificate.and_then(UserInfo::from_certificate));
-            http(stream, handler, user, watcher).await;
+            http(stream, handler, (user, peer), watcher).await;
         }
         Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
         Err(_) => tracing::debug!("TLS handshake took too long"),
     }
 }
 
-async fn http<H, S>(stream: S, handler: H, user: ConnectionUser, watcher: Watcher)
+async fn http<H, S>(stream: S, handler: H, (user, peer): (ConnectionUser, Option<Peer>), watcher: Watcher)
 where
     H: Handler,
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -212,6 +214,9 @@ where
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         let handler = handler.clone();
         request.extensions_mut().insert(user.clone());
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer);
+        }
         async move { Ok::<_, Infallible>(handler.handle(request.map(body::boxed)).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());

@@ -9,17 +9,20 @@ use std::task::{Context as Task, Poll};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{Request, Response};
+use jiff::Timestamp;
 use tower::Service;
 
 use catamaran_store::Store;
 
 use crate::authenticate::UserInfo;
 use crate::body::{self, Body, BoxError};
+use crate::certificates::{IssueError, Order};
 use crate::core::{Core, ServerConfig, ServerError};
 use crate::imageregistry::{ImageRegistryConfig, run_image_registry};
 use crate::pki::{Credentials, Pki, Subject};
 use crate::serve::{self, Handler, Listeners, ServeError};
-use crate::{bootstrap, dispatch, expire, identity};
+use crate::token::{LEGACY_ISSUER, Legacy};
+use crate::{bootstrap, dispatch, expire, flow, identity};
 
 /// The API server. Cheap to clone.
 #[derive(Clone)]
@@ -70,6 +73,36 @@ impl Server {
         Ok(self.pki(|pki| pki.credentials_in(dir, file, subject))?)
     }
 
+    /// A certificate for somebody's request, PEM, from the cluster's authority. Whether he may have it is decided
+    /// before, by who approved the request.
+    ///
+    /// # Errors
+    /// When the request or a usage is not usable.
+    pub fn sign(&self, order: &Order<'_>) -> Result<String, IssueError> {
+        self.pki(|pki| pki.sign(order, Timestamp::now()))
+    }
+
+    /// A token without an end for a Secret of a service account; it is good as long as the Secret has it.
+    ///
+    /// # Errors
+    /// When signing fails.
+    pub fn legacy_token(
+        &self,
+        namespace: &str,
+        (account, uid): (&str, &str),
+        secret: &str,
+    ) -> Result<String, ServerError> {
+        let claims = Legacy {
+            iss: LEGACY_ISSUER.to_owned(),
+            namespace: namespace.to_owned(),
+            secret: secret.to_owned(),
+            account: account.to_owned(),
+            uid: uid.to_owned(),
+            sub: format!("system:serviceaccount:{namespace}:{account}"),
+        };
+        Ok(self.0.tokens.sign_legacy(&claims)?)
+    }
+
     /// The administrator's kubeconfig for the API at `url`.
     ///
     /// # Errors
@@ -105,6 +138,9 @@ impl Server {
         stop.await;
         self.0.stopping.send_replace(true);
         listeners.stop().await;
+        if let Some(audit) = &self.0.audit {
+            audit.flush().await;
+        }
         Ok::<_, ServeError>(()).map_err(ServerError::from)
     }
 }
@@ -177,11 +213,32 @@ async fn run_all(server: Server, mut stop: tokio::sync::watch::Receiver<bool>) -
     };
     let api = server.serve(async { stopped(&mut stop).await });
     let serving = async { tokio::try_join!(api, images).map(drop) };
+    let rotating = rotate(&server.0);
     tokio::select! {
         ended = serving => ended,
         () = expire::run(&*server.0.store) => Ok(()),
         () = identity::run(&server.0) => Ok(()),
+        () = flow::lend(&server.0.flow) => Ok(()),
+        () = rotating => Ok(()),
     }
+}
+
+/// Encrypts with today's key what is not; then waits for ever.
+async fn rotate(core: &Core) {
+    if let Some(encrypted) = &core.encrypted {
+        match encrypted.rotate().await {
+            Ok(0) => {}
+            Ok(objects) => tracing::info!(objects, "objects were encrypted anew"),
+            Err(error) => {
+                let error = crate::error::chain(&error);
+                tracing::error!(
+                    error,
+                    "not all objects could be encrypted anew; older keys are still needed"
+                );
+            }
+        }
+    }
+    std::future::pending().await
 }
 
 /// Resolves when told to stop, or when nobody can tell any more.

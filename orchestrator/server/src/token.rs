@@ -12,6 +12,9 @@ use sha2::{Digest, Sha256};
 /// Who issues the tokens, and their default audience.
 pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
+/// Who issues the tokens that are kept in Secrets.
+pub const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
+
 /// Why a token is refused or could not be made.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TokenError {
@@ -87,6 +90,32 @@ pub struct Claims {
     pub sub: String,
 }
 
+#[derive(Deserialize)]
+struct Issuer {
+    iss: String,
+}
+
+/// What a token says that is kept in a Secret: it has no end but that of the Secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Legacy {
+    /// Always [`LEGACY_ISSUER`].
+    pub iss: String,
+    /// Namespace of the account and the Secret.
+    #[serde(rename = "kubernetes.io/serviceaccount/namespace")]
+    pub namespace: String,
+    /// The Secret that has the token.
+    #[serde(rename = "kubernetes.io/serviceaccount/secret.name")]
+    pub secret: String,
+    /// Name of the account.
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.name")]
+    pub account: String,
+    /// Uid of the account.
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.uid")]
+    pub uid: String,
+    /// `system:serviceaccount:NAMESPACE:NAME`.
+    pub sub: String,
+}
+
 /// Signs and verifies.
 pub struct Tokens {
     key: EcdsaKeyPair,
@@ -114,6 +143,18 @@ impl Tokens {
     /// # Errors
     /// When signing fails.
     pub fn sign(&self, claims: &Claims) -> Result<String, TokenError> {
+        self.sign_any(claims)
+    }
+
+    /// The signed form of a token for a Secret.
+    ///
+    /// # Errors
+    /// When signing fails.
+    pub fn sign_legacy(&self, claims: &Legacy) -> Result<String, TokenError> {
+        self.sign_any(claims)
+    }
+
+    fn sign_any(&self, claims: &impl Serialize) -> Result<String, TokenError> {
         let header = json!({"alg": "ES256", "kid": self.id, "typ": "JWT"});
         let claims = serde_json::to_vec(claims).map_err(|_| TokenError::Sign)?;
         let body = format!(
@@ -130,6 +171,34 @@ impl Tokens {
     /// # Errors
     /// The first check that fails.
     pub fn verify(&self, token: &str, now: i64, audiences: &[String]) -> Result<Claims, TokenError> {
+        let payload = self.payload(token)?;
+        let issuer: Issuer = serde_json::from_slice(&payload).map_err(|_| TokenError::Malformed)?;
+        if issuer.iss != ISSUER {
+            return Err(TokenError::Issuer);
+        }
+        let claims: Claims = serde_json::from_slice(&payload).map_err(|_| TokenError::Malformed)?;
+        // A minute of grace on the beginning, for clocks that differ.
+        if claims.exp <= now || claims.nbf > now + 60 {
+            return Err(TokenError::Time);
+        }
+        if !claims.aud.iter().any(|audience| audiences.contains(audience)) {
+            return Err(TokenError::Audience);
+        }
+        Ok(claims)
+    }
+
+    /// The claims of a token for a Secret that is ours.
+    ///
+    /// # Errors
+    /// The first check that fails.
+    pub fn verify_legacy(&self, token: &str) -> Result<Legacy, TokenError> {
+        let claims: Legacy =
+            serde_json::from_slice(&self.payload(token)?).map_err(|_| TokenError::Malformed)?;
+        if claims.iss == LEGACY_ISSUER { Ok(claims) } else { Err(TokenError::Issuer) }
+    }
+
+    /// What a token that we signed says.
+    fn payload(&self, token: &str) -> Result<Vec<u8>, TokenError> {
         let (body, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
         let (header, claims) = body.split_once('.').ok_or(TokenError::Malformed)?;
         let decode = |part: &str| BASE64_URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Malformed);
@@ -140,18 +209,7 @@ impl Tokens {
         UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &self.public)
             .verify(body.as_bytes(), &decode(signature)?)
             .map_err(|_| TokenError::Signature)?;
-        let claims: Claims = serde_json::from_slice(&decode(claims)?).map_err(|_| TokenError::Malformed)?;
-        if claims.iss != ISSUER {
-            return Err(TokenError::Issuer);
-        }
-        // A minute of grace on the beginning, for clocks that differ.
-        if claims.exp <= now || claims.nbf > now + 60 {
-            return Err(TokenError::Time);
-        }
-        if !claims.aud.iter().any(|audience| audiences.contains(audience)) {
-            return Err(TokenError::Audience);
-        }
-        Ok(claims)
+        decode(claims)
     }
 
     /// The public key as a JSON Web Key Set (RFC 7517).

@@ -14,8 +14,12 @@ use crate::store::{Event, Revision, StoreError};
 /// Commits that may wait for one watcher before it counts as too slow.
 const QUEUE: usize = 4096;
 
+/// What a watch makes of each change.
+type Translation = Box<dyn Fn(&Arc<Event>) -> Result<Arc<Event>, StoreError> + Send + Sync>;
+
 /// Changes of a prefix, in order. Each item is what one commit (or the backlog) holds for it.
 pub struct Watch {
+    translation: Option<Translation>,
     backlog: Option<Vec<Arc<Event>>>,
     live: mpsc::Receiver<Vec<Arc<Event>>>,
     slow: Arc<AtomicBool>,
@@ -49,6 +53,22 @@ impl Watch {
         let published = self.published.load(Ordering::Acquire);
         (self.backlog.is_none() && self.live.is_empty() && !self.ended).then_some(published)
     }
+
+    /// The same watch with every change put through `translation`; for a store around a store.
+    #[must_use]
+    pub fn translated(
+        self,
+        translation: impl Fn(&Arc<Event>) -> Result<Arc<Event>, StoreError> + Send + Sync + 'static,
+    ) -> Self {
+        Watch { translation: Some(Box::new(translation)), ..self }
+    }
+
+    fn translate(&self, events: Vec<Arc<Event>>) -> Result<Vec<Arc<Event>>, StoreError> {
+        match &self.translation {
+            Some(translation) => events.iter().map(translation).collect(),
+            None => Ok(events),
+        }
+    }
 }
 
 impl Stream for Watch {
@@ -58,13 +78,13 @@ impl Stream for Watch {
         if let Some(backlog) = self.backlog.take()
             && !backlog.is_empty()
         {
-            return Poll::Ready(Some(Ok(backlog)));
+            return Poll::Ready(Some(self.translate(backlog)));
         }
         if self.ended {
             return Poll::Ready(None);
         }
         match self.live.poll_recv(context) {
-            Poll::Ready(Some(events)) => Poll::Ready(Some(Ok(events))),
+            Poll::Ready(Some(events)) => Poll::Ready(Some(self.translate(events))),
             Poll::Ready(None) => {
                 self.ended = true;
                 let slow = self.slow.load(Ordering::Acquire);
@@ -89,7 +109,7 @@ impl Hub {
         let (queue, live) = mpsc::channel(QUEUE);
         let slow = Arc::new(AtomicBool::new(false));
         self.watchers.push(Watcher { prefix: prefix.into(), queue, slow: slow.clone() });
-        Watch { backlog: Some(backlog), live, slow, published, ended: false }
+        Watch { translation: None, backlog: Some(backlog), live, slow, published, ended: false }
     }
 
     /// Hands the changes of one commit to those who watch them; drops watchers that are gone or full.

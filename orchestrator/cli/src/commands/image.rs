@@ -110,12 +110,7 @@ mod tests {
 
     #[test]
     fn names_without_a_registry_mean_the_built_in_one() {
-        let settings = Settings {
-            api_port: 1,
-            registry_port: 5001,
-            node_name: "n".to_owned(),
-            insecure_registries: Vec::new(),
-        };
+        let settings = Settings { registry_port: 5001, ..Settings::of_port(1) };
         let whole = |name: &str| reference(&settings, name).unwrap().whole();
         assert_eq!(whole("hello:1"), "localhost:5001/hello:1");
         assert_eq!(whole("team/hello:1"), "localhost:5001/team/hello:1");

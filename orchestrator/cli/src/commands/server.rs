@@ -14,6 +14,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::{DataDir, Outcome};
+use crate::api_options::ApiOptions;
+use crate::keys::ServerKeys;
 use crate::layout::{Layout, NODE_ADDRESS, Settings};
 use crate::stop::stop_signal;
 use crate::supervise::process;
@@ -25,6 +27,8 @@ pub(crate) struct Server {
     /// Port of the API on loopback and on the node address
     #[arg(long, value_name = "N", default_value_t = 6443)]
     api_port: u16,
+    #[command(flatten)]
+    api: ApiOptions,
 }
 
 impl Server {
@@ -37,7 +41,9 @@ impl Server {
         let store = Arc::new(SqliteStore::open(Options::new(directory.join("store.db")))?);
         // Only who has the store is the server.
         process::claim(&layout.process_file("server"));
-        let api = ApiServer::new(config(&layout, &settings), store.clone())?;
+        let mut config = config(&layout, &settings);
+        self.api.or(Some(&settings.api)).apply(&mut config)?;
+        let api = ApiServer::new(config, store.clone())?;
         hand_out_credentials(&api, &layout, &settings)?;
         let (stop, stopped) = watch::channel(false);
         let mut parts = Parts::start(&api, &store, &stopped);
@@ -97,7 +103,10 @@ impl Parts {
         let component = |name: &str| in_process(api.service(UserInfo::component(name)));
         let controllers = catamaran_controllers::run(
             component("system:kube-controller-manager"),
-            catamaran_controllers::Config::new(api.ca_pem()),
+            catamaran_controllers::Config {
+                keys: Some(catamaran_controllers::Keys::new(ServerKeys(api.clone()))),
+                ..catamaran_controllers::Config::new(api.ca_pem())
+            },
             until(stopped.clone()),
         );
         tasks.spawn(async move { Ok(controllers.await?) });

@@ -13,6 +13,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use super::{DataDir, Outcome};
+use crate::api_options::ApiOptions;
 use crate::cluster::{self, Cluster};
 use crate::layout::{Layout, Settings, host_name};
 use crate::preflight::Machine;
@@ -44,6 +45,8 @@ pub(crate) struct Up {
     /// Also pull from this registry (HOST:PORT) in plain HTTP; may be repeated
     #[arg(long, value_name = "HOST:PORT")]
     insecure_registry: Vec<String>,
+    #[command(flatten)]
+    api: ApiOptions,
 }
 
 /// Why the cluster does not come up.
@@ -123,6 +126,7 @@ impl Up {
             registry_port: self.registry_port.or(earlier(|k| k.registry_port)).unwrap_or(5000),
             node_name: named.unwrap_or_else(host_name),
             insecure_registries: insecure,
+            api: self.api.clone().or(kept.as_ref().map(|k| &k.api)),
         }
     }
 }

@@ -33,7 +33,7 @@ use crate::options::{DryRun, WriteOptions};
 use crate::route::Verb;
 use crate::strategy::{self, Part};
 use crate::subresources::scale;
-use crate::{encode, error, keys, rbac};
+use crate::{certificates, encode, error, flow, keys, rbac};
 
 pub(crate) use noderestriction::eviction;
 pub(crate) use quota::{Locks, check as check_quota, put};
@@ -76,6 +76,10 @@ pub(crate) async fn create(
         }
         ("", "services") => service::admit(context, object, None).await,
         (rbac::GROUP, _) => rbac::escalate::check(context, object, None).await.map(|()| None),
+        (flow::GROUP, _) => flow::admit(context, object).await.map(|()| None),
+        (certificates::GROUP, "certificatesigningrequests") => {
+            certificates::create(context, object).map(|()| None)
+        }
         _ => Ok(None),
     }
 }
@@ -163,6 +167,10 @@ pub(crate) async fn update(
     }
     match (context.stored.group, context.stored.plural, part) {
         (rbac::GROUP, _, Part::Main) => rbac::escalate::check(context, new, Some(old)).await.map(|()| None),
+        (flow::GROUP, _, Part::Main | Part::Status) => flow::admit(context, new).await.map(|()| None),
+        (certificates::GROUP, "certificatesigningrequests", _) => {
+            certificates::update(context, part, new, old).await.map(|()| None)
+        }
         ("", "services", Part::Main) => service::admit(context, new, Some(old)).await,
         ("", "persistentvolumeclaims", Part::Main) => storage::growth(context, new, old).await.map(|()| None),
         _ => Ok(None),

@@ -10,7 +10,7 @@ use catamaran_api::field_error::{FieldError, Path};
 use catamaran_api::status::Status;
 use catamaran_api::{meta, time};
 
-use crate::authenticate::{self, UserInfo};
+use crate::authenticate::UserInfo;
 use crate::authorize::{self, Action, Attributes, Decision};
 use crate::body::Body;
 use crate::context::Context;
@@ -100,7 +100,7 @@ fn place(context: &Context, spec: &Value) -> Vec<FieldError> {
     errors
 }
 
-fn user_info(user: &UserInfo) -> Value {
+pub(crate) fn user_info(user: &UserInfo) -> Value {
     let mut info = json!({"username": user.name, "groups": user.groups});
     if let Some(uid) = &user.uid {
         info["uid"] = uid.as_str().into();
@@ -180,25 +180,14 @@ async fn rules(context: &Context, spec: &Value) -> Result<Value, Status> {
 }
 
 async fn token_review(context: &Context, spec: &Value) -> Value {
-    let core = &context.core;
     let mut audiences = strings(&spec["audiences"]);
     if audiences.is_empty() {
         audiences.push(token::ISSUER.to_owned());
     }
-    let given = text(spec, "token");
-    if let Some(user) = core.statics.find(given)
-        && audiences.iter().any(|audience| audience == token::ISSUER)
-    {
-        return json!({"authenticated": true, "user": user_info(user), "audiences": [token::ISSUER]});
-    }
-    match core.tokens.verify(given, context.now.as_second(), &audiences) {
-        Ok(claims) if authenticate::alive(&claims, &*core.store).await => {
-            let shared: Vec<&String> =
-                audiences.iter().filter(|audience| claims.aud.contains(audience)).collect();
-            let user = user_info(&authenticate::service_account(&claims));
-            json!({"authenticated": true, "user": user, "audiences": shared})
+    match context.core.checks().bearer(text(spec, "token"), context.now, &audiences).await {
+        Ok(bearer) => {
+            json!({"authenticated": true, "user": user_info(&bearer.user), "audiences": bearer.audiences})
         }
-        Ok(_) => json!({"authenticated": false, "error": "what the token is bound to is gone"}),
-        Err(error) => json!({"authenticated": false, "error": error.to_string()}),
+        Err(error) => json!({"authenticated": false, "user": {}, "error": error.to_string()}),
     }
 }
