@@ -12,7 +12,7 @@ use catamaran_store::Store;
 use crate::admit::Allocator;
 use crate::agent::AgentClient;
 use crate::authenticate::{StaticTokens, UserInfo};
-use crate::discovery::Discovery;
+use crate::custom::Customs;
 use crate::hub::Hubs;
 use crate::metrics::Metrics;
 use crate::openapi::OpenApi;
@@ -156,7 +156,7 @@ pub(crate) struct Core {
     pub(crate) rbac: Rbac,
     pub(crate) tokens: Tokens,
     pub(crate) statics: StaticTokens,
-    pub(crate) discovery: Discovery,
+    pub(crate) customs: Customs,
     pub(crate) openapi: OpenApi,
     pub(crate) metrics: Metrics,
     pub(crate) agents: AgentClient,
@@ -174,12 +174,13 @@ impl Core {
         let tokens = Tokens::new(&pki.service_account_key()?)?;
         let agents = AgentClient::new(&pki)?;
         let hubs = Arc::new(Hubs::new(store.clone()));
+        let customs = Customs::new(hubs.clone(), store.clone());
         Ok(Core {
             rbac: Rbac::new(hubs.clone(), store.clone()),
             hubs,
             tokens,
             statics: StaticTokens::new(config.tokens.iter().cloned()),
-            discovery: Discovery::new(),
+            customs,
             openapi: OpenApi::new(),
             metrics: Metrics::default(),
             agents,

@@ -20,6 +20,8 @@ use crate::authorize::{self, Action, Attributes};
 use crate::body::{self, Body};
 use crate::context::{Asked, Context};
 use crate::core::Core;
+use crate::custom::{self, Catalog};
+use crate::discovery::Discovery;
 use crate::query::Query;
 use crate::route::{self, ResourceRequest, Route, Verb};
 use crate::strategy::Part;
@@ -100,15 +102,27 @@ async fn handle(
             if !authorize::is_open(&other) {
                 authorize::require(core, &user, &action).await?;
             }
-            return path(core, &other, &query, (&parts.headers, now));
+            return path(core, &other, &query, (&parts.headers, now)).await;
         }
     };
     let selected = selected_name(&query);
     let action = Action::Resource(Attributes::of(&request, selected.as_deref()));
     authorize::require(core, &user, &action).await?;
-    let Some(resource) = find(&request) else { return Ok(unknown_resource(&request)) };
+    let catalog = match find(&request) {
+        Some(_) => Arc::default(),
+        None => core.customs.catalog().await?,
+    };
+    let custom = catalog.find(&request.group, &request.version, &request.resource);
+    let custom = custom.filter(|custom| fits(&request, custom.resource)).cloned();
+    let Some(resource) = find(&request).or(custom.as_ref().map(|custom| custom.resource)) else {
+        return Ok(unknown_resource(&request, &catalog));
+    };
     let asked = Asked { query, headers: parts.headers, user, now };
-    let context = Context::new(core.clone(), request, resource, asked);
+    let context = Context::new(core.clone(), request, resource, asked).with_custom(custom);
+    if let Some(warning) = context.custom.as_ref().and_then(|custom| custom.version().deprecation.clone()) {
+        context.warn(warning);
+    }
+    let defines = context.stored.group == custom::GROUP && !context.request.verb.reads();
     let changes_rights = (context.stored.group == rbac::GROUP && !context.request.verb.reads())
         .then_some(context.stored.plural);
     let answered = if context.request.subresource.is_some() {
@@ -118,6 +132,9 @@ async fn handle(
     };
     if let Some(plural) = changes_rights {
         put_in_force(core, plural).await?;
+    }
+    if defines {
+        core.customs.in_force().await;
     }
     let mut response = answered?;
     response
@@ -145,11 +162,16 @@ fn selected_name(query: &Query) -> Option<String> {
     selector.exact("metadata.name").map(str::to_owned)
 }
 
-/// The resource that a request is about; none when the path does not fit its scope.
+/// The built-in resource that a request is about; none when the path does not fit its scope.
 fn find(request: &ResourceRequest) -> Option<&'static Resource> {
     let resource = kind::find(&request.group, &request.version, &request.resource)?;
+    (fits(request, resource) && discovery::serves(resource)).then_some(resource)
+}
+
+/// Whether the path fits the scope of a resource.
+fn fits(request: &ResourceRequest, resource: &Resource) -> bool {
     let placed = request.namespace.is_some();
-    let fits = match (resource.namespaced(), placed) {
+    match (resource.namespaced(), placed) {
         (true, true) => true,
         // All namespaces: only lists and watches.
         (true, false) => request.name.is_none(),
@@ -161,23 +183,30 @@ fn find(request: &ResourceRequest) -> Option<&'static Resource> {
                 && request.name.is_some()
                 && request.name == request.namespace
         }
-    };
-    (fits && discovery::serves(resource)).then_some(resource)
+    }
 }
 
-fn unknown_resource(request: &ResourceRequest) -> Response<Body> {
-    if discovery::resources(&request.group, &request.version).next().is_none() {
+fn unknown_resource(request: &ResourceRequest, catalog: &Catalog) -> Response<Body> {
+    let (group, version) = (&request.group, &request.version);
+    if discovery::resources(group, version).chain(catalog.of(group, version)).next().is_none() {
         return error::page_not_found();
     }
     error::response(&Status::no_such_resource())
 }
 
-fn path(
+async fn path(
     core: &Arc<Core>,
     route: &Route,
     query: &Query,
     (headers, now): (&HeaderMap, Timestamp),
 ) -> Result<Response<Body>, Status> {
+    let catalog = match route {
+        Route::CoreVersions | Route::Groups | Route::Group(_) | Route::GroupVersion(..) => {
+            core.customs.catalog().await?
+        }
+        Route::Root | Route::OpenApiIndex | Route::OpenApi(..) => core.customs.catalog().await?,
+        _ => Arc::default(),
+    };
     match route {
         Route::Version => Ok(health::version()),
         Route::Health(probe, check) => Ok(health::health(core, *probe, check.as_deref(), query)),
@@ -186,13 +215,13 @@ fn path(
             let text = core.metrics.text(core.store.revision(), uptime);
             Ok(body::typed(200, "text/plain; version=0.0.4", text))
         }
-        Route::Root => Ok(health::root()),
-        Route::CoreVersions => core.discovery.everything(true, headers),
-        Route::Groups => core.discovery.everything(false, headers),
-        Route::Group(name) => Ok(core.discovery.group(name)),
-        Route::GroupVersion(group, version) => Ok(core.discovery.group_version(group, version)),
-        Route::OpenApiIndex => Ok(core.openapi.index(headers)),
-        Route::OpenApi(group, version) => core.openapi.serve((group, version), query, headers),
+        Route::Root => Ok(health::root(&catalog.groups)),
+        Route::CoreVersions => catalog.discovery().everything(true, headers),
+        Route::Groups => catalog.discovery().everything(false, headers),
+        Route::Group(name) => Ok(Discovery::group(&catalog, name)),
+        Route::GroupVersion(group, version) => Ok(Discovery::group_version(&catalog, group, version)),
+        Route::OpenApiIndex => Ok(core.openapi.index(&catalog, headers)),
+        Route::OpenApi(group, version) => core.openapi.serve((&catalog, group, version), query, headers),
         Route::OpenApiV2 => Ok(core.openapi.v2(headers)),
         Route::OpenIdConfiguration => Ok(health::openid_configuration()),
         Route::JsonWebKeys => Ok(body::json(200, core.tokens.key_set().to_string())),

@@ -12,6 +12,7 @@ mod bootstrap;
 mod context;
 mod convert;
 mod core;
+mod custom;
 mod discovery;
 mod dispatch;
 mod encode;

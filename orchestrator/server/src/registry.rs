@@ -5,7 +5,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use tracing::Instrument;
 
-use catamaran_api::decode::{self, ContentType, Strictness};
+use catamaran_api::decode::{ContentType, Strictness};
 use catamaran_api::kind::{GroupVersionKind, Storage};
 use catamaran_api::status::{Reason, Status};
 use catamaran_api::{defaults, meta, name, validate};
@@ -17,7 +17,7 @@ use crate::negotiate::Media;
 use crate::options::{DryRun, FieldValidation, WriteOptions};
 use crate::route::Verb;
 use crate::strategy::{self, Part};
-use crate::{admit, convert, encode, error, fields, keys, negotiate};
+use crate::{admit, convert, custom, encode, error, fields, keys, negotiate};
 
 /// How often a name is generated anew.
 const NAME_ATTEMPTS: usize = 8;
@@ -59,6 +59,9 @@ pub(crate) async fn load_object(context: &Context) -> Result<(Entry, Value), Sta
 /// How the encoding of a body is called by the decoder.
 pub(crate) fn content_type(context: &Context) -> Result<ContentType, Status> {
     Ok(match negotiate::body_media(&context.headers)? {
+        Media::Protobuf if context.resource.custom => {
+            return Err(Status::unsupported_media_type(&["application/json", "application/yaml"]));
+        }
         Media::Json => ContentType::Json,
         Media::Yaml => ContentType::Yaml,
         Media::Protobuf => ContentType::Protobuf,
@@ -82,7 +85,7 @@ pub(crate) fn decode_body(
     options: &WriteOptions,
 ) -> Result<Value, Status> {
     let _span = tracing::info_span!("decode").entered();
-    let decoded = decode::decode_kind(body, content_type(context)?, kind, strictness(options))
+    let decoded = custom::decode(context, body, content_type(context)?, (kind, strictness(options)))
         .map_err(|error| Status::bad_request(error.to_string()))?;
     decoded.warnings.into_iter().for_each(|warning| context.warn(warning));
     Ok(decoded.object)
@@ -95,7 +98,7 @@ pub(crate) fn normalize(
     kind: GroupVersionKind,
     options: &WriteOptions,
 ) -> Result<Value, Status> {
-    let decoded = decode::normalize(object, kind, strictness(options))
+    let decoded = custom::normalize(context, object, kind, strictness(options))
         .map_err(|error| Status::bad_request(error.to_string()))?;
     decoded.warnings.into_iter().for_each(|warning| context.warn(warning));
     Ok(decoded.object)
@@ -135,6 +138,7 @@ pub(crate) async fn create(
     if matches!(context.resource.storage, Storage::Transient) {
         return Err(Status::method_not_supported(context.group_resource(), "create"));
     }
+    custom::refuse_new(context)?;
     check_place(context, &mut object)?;
     if !meta::resource_version(&object).is_empty() {
         return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
@@ -155,6 +159,18 @@ pub(crate) async fn create(
     Err(Status::generate_name_conflict(context.group_resource(), &prefix))
 }
 
+/// Built-in kinds are judged and kept in one form.
+fn convert_builtin(context: &Context, object: &mut Value) {
+    if context.custom.is_none() {
+        convert::to_stored(object, context.resource, context.stored);
+    }
+}
+
+/// A custom resource is judged in the version of the request and takes its stored form last.
+fn convert_custom(context: &Context, object: &mut Value) -> Result<(), Status> {
+    context.custom.as_ref().map_or(Ok(()), |custom| custom.to_stored(object))
+}
+
 async fn create_named(
     context: &Context,
     mut object: Value,
@@ -164,12 +180,13 @@ async fn create_named(
     let creation =
         meta::Creation { uid: &uid, now: context.now, namespace: context.namespace().unwrap_or_default() };
     meta::prepare_create(context.resource, &mut object, &creation);
-    defaults::apply(context.resource, &mut object);
-    convert::to_stored(&mut object, context.resource, context.stored);
+    custom::fill(context, &mut object);
+    convert_builtin(context, &mut object);
     defaults::on_create(context.stored, &mut object);
     let reserved = admit::create(context, &mut object).instrument(tracing::info_span!("admit")).await?;
     defaults::apply(context.stored, &mut object);
-    let errors = validate::create(context.stored, &object);
+    let mut errors = validate::create(context.stored, &object);
+    errors.extend(custom::check_create(context, &object));
     if !errors.is_empty() {
         return Err(Status::invalid(
             context.resource.group,
@@ -179,6 +196,7 @@ async fn create_named(
         ));
     }
     fields::created(context, &mut object, options);
+    convert_custom(context, &mut object)?;
     let bytes = encode::encode(&object);
     let key = keys::one(context.stored, context.namespace(), meta::name(&object));
     if options.dry_run == DryRun::All {
@@ -276,30 +294,31 @@ async fn update_once(
     options: &WriteOptions,
     (entry, change): (&Entry, &impl Fn(Option<&Value>) -> Result<Value, Status>),
 ) -> Result<Written, Retry> {
-    let old = encode::decode(&entry.value, entry.mod_revision).map_err(Status::internal_error)?;
-    let mut new = {
-        // Nearly always the form that is served is the form that is kept.
-        let mut served = std::borrow::Cow::Borrowed(&old);
-        if context.converts() {
-            convert::to_served(served.to_mut(), context.resource, context.stored);
-        }
-        let mut new = tracing::info_span!("merge").in_scope(|| change(Some(&served)))?;
-        check_place(context, &mut new)?;
-        check_preconditions(context, part, &new, &served)?;
-        new
-    };
-    defaults::apply(context.resource, &mut new);
-    convert::to_stored(&mut new, context.resource, context.stored);
-    strategy::prepare_update(context.stored, part, &mut new, &old);
+    let stored = encode::decode(&entry.value, entry.mod_revision).map_err(Status::internal_error)?;
+    // Nearly always the form that is served is the form that is kept.
+    let mut served = std::borrow::Cow::Borrowed(&stored);
+    if context.converts() {
+        context.to_served(served.to_mut())?;
+    }
+    let mut new = tracing::info_span!("merge").in_scope(|| change(Some(&served)))?;
+    check_place(context, &mut new)?;
+    check_preconditions(context, part, &new, &served)?;
+    custom::fill(context, &mut new);
+    convert_builtin(context, &mut new);
+    let old = if context.custom.is_some() { &*served } else { &stored };
+    strategy::prepare_update(context.stored, part, &mut new, old);
     let reserved =
-        admit::update(context, part, &mut new, &old).instrument(tracing::info_span!("admit")).await?;
-    let errors = validate::update(context.stored, &new, &old, part.written());
+        admit::update(context, part, &mut new, old).instrument(tracing::info_span!("admit")).await?;
+    let mut errors = validate::update(context.stored, &new, old, part.written());
+    errors.extend(custom::check_update(context, part, &new, old));
     if !errors.is_empty() {
         let (group, kind) = (context.resource.group, context.resource.kind);
         return Err(Status::invalid(group, kind, meta::name(&new), &errors).into());
     }
-    fields::updated(context, part, (&mut new, &old), options);
-    let written = commit(context, options, (entry, &old), new).instrument(tracing::info_span!("store")).await;
+    fields::updated(context, part, (&mut new, old), options);
+    convert_custom(context, &mut new)?;
+    let written =
+        commit(context, options, (entry, &stored), new).instrument(tracing::info_span!("store")).await;
     drop(reserved);
     written
 }

@@ -19,7 +19,7 @@ use crate::core::{Core, ServerConfig, ServerError};
 use crate::imageregistry::{ImageRegistryConfig, run_image_registry};
 use crate::pki::{Credentials, Pki, Subject};
 use crate::serve::{self, Handler, Listeners, ServeError};
-use crate::{bootstrap, dispatch, expire};
+use crate::{bootstrap, custom, dispatch, expire};
 
 /// The API server. Cheap to clone.
 #[derive(Clone)]
@@ -43,7 +43,9 @@ impl Server {
     /// # Errors
     /// When one of them is refused.
     pub async fn bootstrap(&self) -> Result<(), ServerError> {
-        bootstrap::run(self).await
+        bootstrap::run(self).await?;
+        custom::start(&self.0);
+        Ok(())
     }
 
     /// The API for a client in this process who is `user`; requests may carry another [`UserInfo`] in their

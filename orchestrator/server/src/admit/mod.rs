@@ -17,7 +17,7 @@ use catamaran_api::status::Status;
 
 use crate::context::Context;
 use crate::strategy::Part;
-use crate::{encode, error, keys, rbac};
+use crate::{custom, encode, error, keys, rbac};
 
 /// Lets one request at a time choose addresses and ports. What is taken is read from the stored Services, so
 /// nothing is lost with the process.
@@ -46,6 +46,7 @@ pub(crate) async fn create(context: &Context, object: &mut Value) -> Result<Rese
         }
         ("", "services") => service::admit(context, object, None).await,
         (rbac::GROUP, _) => rbac::escalate::check(context, object, None).await.map(|()| None),
+        (custom::GROUP, custom::PLURAL) => custom::admit(context, object).await,
         _ => Ok(None),
     }
 }
@@ -59,6 +60,7 @@ pub(crate) async fn update(
 ) -> Result<Reserved, Status> {
     match (context.stored.group, context.stored.plural, part) {
         (rbac::GROUP, _, Part::Main) => rbac::escalate::check(context, new, Some(old)).await.map(|()| None),
+        (custom::GROUP, custom::PLURAL, Part::Main) => custom::admit(context, new).await,
         ("", "services", Part::Main) => service::admit(context, new, Some(old)).await,
         ("", "pods", Part::Main) => {
             priority::keep(new, old);

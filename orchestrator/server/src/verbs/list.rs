@@ -12,7 +12,7 @@ use crate::body::Body;
 use crate::context::Context;
 use crate::negotiate::Shape;
 use crate::options::{Continue, ListOptions, Match, Selection};
-use crate::{convert, encode, error, keys, table};
+use crate::{encode, error, keys, table};
 
 /// How many entries are read at once while looking for objects that a selector matches.
 const CHUNK: usize = 1000;
@@ -38,10 +38,10 @@ pub(crate) async fn list(context: &Context) -> Result<Response<Body>, Status> {
             let rows = objects(context, &found)?;
             let rows = rows
                 .iter()
-                .map(|object| table::row(context.resource, object, &options, context.now))
+                .map(|object| table::row(context.printed(), object, &options, context.now))
                 .collect();
             let head = (list_metadata(&found), table::Columns::Said);
-            to_bytes(&table::of_rows(context.resource, rows, head, &options))
+            to_bytes(&table::of_rows(context.printed(), rows, head, &options))
         }
         Shape::Metadata(version) => {
             let items: Vec<Value> =
@@ -214,9 +214,12 @@ pub(crate) fn whole(context: &Context, found: &Found) -> Result<Bytes, Status> {
         if at > 0 {
             out.extend_from_slice(b",");
         }
-        if convert::needed(context.resource, context.stored) {
+        if context.converts() {
             let object = context.decode(&entry.value, entry.mod_revision)?;
             out.extend_from_slice(&to_bytes(&object));
+        } else if context.resource.custom {
+            // Unlike items of built-in kinds these say what they are.
+            encode::splice_into(&mut out, &entry.value, entry.mod_revision);
         } else {
             encode::splice_item_into(&mut out, &entry.value, entry.mod_revision);
         }

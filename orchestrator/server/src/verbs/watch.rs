@@ -20,7 +20,7 @@ use crate::context::Context;
 use crate::hub::{Change, ChangeKind, Cursor, frame};
 use crate::negotiate::Shape;
 use crate::options::{ListOptions, Selection};
-use crate::{convert, encode, error, keys, table};
+use crate::{encode, error, keys, table};
 
 /// How often a quiet watch says how far it has come.
 const BOOKMARKS: Duration = Duration::from_secs(60);
@@ -172,6 +172,8 @@ enum Woken {
     Changes(Result<Vec<Arc<Change>>, Status>),
     Bookmark,
     Over,
+    /// The definition of the resource changed or went.
+    Gone,
 }
 
 impl Watcher {
@@ -201,6 +203,11 @@ impl Watcher {
                         return Some(bytes);
                     }
                 }
+                Woken::Gone => {
+                    self.ended = true;
+                    let last = self.source.rest();
+                    return Some(self.encode(&last)).filter(|out| !out.is_empty());
+                }
                 Woken::Over => {
                     self.ended = true;
                     return if self.bookmarks.is_some() { self.bookmark().await } else { None };
@@ -216,6 +223,7 @@ impl Watcher {
             () = sleep_until(self.deadline) => Woken::Over,
             _ = self.stopping.wait_for(|stopping| *stopping) => Woken::Over,
             () = sleep_until(bookmark) => Woken::Bookmark,
+            () = gone(&self.context) => Woken::Gone,
         }
     }
 
@@ -280,8 +288,8 @@ impl Watcher {
         let fits = |object: &Value| -> bool {
             if self.context.converts() {
                 let mut object = object.clone();
-                convert::to_served(&mut object, self.context.resource, self.context.stored);
-                return list::selects(&self.selection, &object);
+                return self.context.to_served(&mut object).is_ok()
+                    && list::selects(&self.selection, &object);
             }
             list::selects(&self.selection, object)
         };
@@ -310,18 +318,22 @@ impl Watcher {
     /// One event in the shape that was asked for.
     fn event(&mut self, out: &mut BytesMut, kind: ChangeKind, object: &Value) {
         let mut object = std::borrow::Cow::Borrowed(object);
-        if self.context.converts() {
-            convert::to_served(object.to_mut(), self.context.resource, self.context.stored);
+        if self.context.converts()
+            && let Err(status) = self.context.to_served(object.to_mut())
+        {
+            self.ended = true;
+            out.extend_from_slice(&error_frame(&status));
+            return;
         }
         let shaped = match &mut self.shape {
             Form::Whole => object.into_owned(),
             Form::Metadata(version) => table::metadata(&object, version),
             Form::Table(options, columns) => {
                 let version = object["metadata"]["resourceVersion"].clone();
-                let row = table::row(self.context.resource, &object, options, jiff::Timestamp::now());
+                let row = table::row(self.context.printed(), &object, options, jiff::Timestamp::now());
                 let said = std::mem::replace(columns, table::Columns::LeftOut);
                 let head = (json!({"resourceVersion": version}), said);
-                table::of_rows(self.context.resource, vec![row], head, options)
+                table::of_rows(self.context.printed(), vec![row], head, options)
             }
         };
         let event = json!({"type": kind.as_str(), "object": shaped});
@@ -359,15 +371,34 @@ impl Watcher {
             Form::Metadata(version) => json!({
                 "kind": "PartialObjectMetadata", "apiVersion": format!("meta.k8s.io/{version}"), "metadata": metadata,
             }),
-            Form::Table(options, _) => {
-                table::of_rows(resource, Vec::new(), (metadata, table::Columns::LeftOut), options)
-            }
+            Form::Table(options, _) => table::of_rows(
+                self.context.printed(),
+                Vec::new(),
+                (metadata, table::Columns::LeftOut),
+                options,
+            ),
         };
         format!("{}\n", json!({"type": "BOOKMARK", "object": object})).into()
     }
 }
 
+/// Ends when the resource is no longer what it was when the watch began; built-in ones stay.
+async fn gone(context: &Context) {
+    match &context.custom {
+        Some(custom) => custom.ended.cancelled().await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Source {
+    /// What is there already, for a watch that ends.
+    fn rest(&mut self) -> Vec<Arc<Change>> {
+        match self {
+            Source::Shared(cursor) => cursor.take(usize::MAX).unwrap_or_default(),
+            Source::History(_) | Source::Ended => Vec::new(),
+        }
+    }
+
     /// The next changes; pending for ever when nothing more comes. Who falls out of the ring reads the history
     /// until it has caught up; who is too slow even for that is cut off.
     async fn next(&mut self, context: &Context, sent: Revision) -> Result<Vec<Arc<Change>>, Status> {
