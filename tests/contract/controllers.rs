@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
 mod cronjobs;
+mod custom;
 mod daemonsets;
 mod disruption;
 mod jobs;

@@ -26,7 +26,7 @@ const CONFLICT_ATTEMPTS: usize = 64;
 
 /// What a write left behind.
 pub(crate) struct Written {
-    /// The stored bytes.
+    /// The stored bytes; of a custom resource the object in the version of the request.
     pub(crate) bytes: Bytes,
     /// Their revision.
     pub(crate) revision: Revision,
@@ -166,9 +166,15 @@ fn convert_builtin(context: &Context, object: &mut Value) {
     }
 }
 
-/// A custom resource is judged in the version of the request and takes its stored form last.
-fn convert_custom(context: &Context, object: &mut Value) -> Result<(), Status> {
-    context.custom.as_ref().map_or(Ok(()), |custom| custom.to_stored(object))
+/// A custom resource is judged in the version of the request and takes its stored form last. Returns the answer to
+/// the client, where that is not what will be stored.
+async fn convert_custom(context: &Context, object: &mut Value) -> Result<Option<Bytes>, Status> {
+    if context.custom.is_none() {
+        return Ok(None);
+    }
+    let answer = encode::encode(object);
+    custom::convert::to_stored(context, object).await?;
+    Ok(Some(answer))
 }
 
 async fn create_named(
@@ -196,7 +202,7 @@ async fn create_named(
         ));
     }
     fields::created(context, &mut object, options);
-    convert_custom(context, &mut object)?;
+    let answer = convert_custom(context, &mut object).await?;
     let bytes = encode::encode(&object);
     let key = keys::one(context.stored, context.namespace(), meta::name(&object));
     if options.dry_run == DryRun::All {
@@ -204,16 +210,18 @@ async fn create_named(
         let found = context.core.store.get(&key).await;
         return match found.map_err(|error| error::from_store(error, context.group_resource(), name))? {
             Some(current) => Err(exists(context, name, Some(&current))),
-            None => Ok(Written { bytes, revision: 0, effect: Effect::Created }),
+            None => Ok(Written { bytes: answer.unwrap_or(bytes), revision: 0, effect: Effect::Created }),
         };
     }
     let put =
         context.core.store.put(&key, bytes, Expect::Absent).instrument(tracing::info_span!("store")).await;
     drop(reserved);
     match put {
-        Ok(entry) => {
-            Ok(Written { bytes: entry.value, revision: entry.mod_revision, effect: Effect::Created })
-        }
+        Ok(entry) => Ok(Written {
+            bytes: answer.unwrap_or(entry.value),
+            revision: entry.mod_revision,
+            effect: Effect::Created,
+        }),
         Err(StoreError::Conflict { current }) => Err(exists(context, meta::name(&object), current.as_ref())),
         Err(error) => Err(error::from_store(error, context.group_resource(), meta::name(&object))),
     }
@@ -298,7 +306,7 @@ async fn update_once(
     // Nearly always the form that is served is the form that is kept.
     let mut served = std::borrow::Cow::Borrowed(&stored);
     if context.converts() {
-        context.to_served(served.to_mut())?;
+        custom::convert::to_served(context, served.to_mut()).await?;
     }
     let mut new = tracing::info_span!("merge").in_scope(|| change(Some(&served)))?;
     check_place(context, &mut new)?;
@@ -316,11 +324,18 @@ async fn update_once(
         return Err(Status::invalid(group, kind, meta::name(&new), &errors).into());
     }
     fields::updated(context, part, (&mut new, old), options);
-    convert_custom(context, &mut new)?;
-    let written =
-        commit(context, options, (entry, &stored), new).instrument(tracing::info_span!("store")).await;
+    let answer = convert_custom(context, &mut new).await?;
+    let stored = (entry, &stored);
+    let written = commit(context, options, stored, new).instrument(tracing::info_span!("store")).await;
     drop(reserved);
-    written
+    let written = written?;
+    let unchanged = written.revision == entry.mod_revision && options.dry_run == DryRun::No;
+    let bytes = match answer {
+        Some(_) if unchanged => encode::encode(old),
+        Some(answer) => answer,
+        None => written.bytes,
+    };
+    Ok(Written { bytes, ..written })
 }
 
 fn check_preconditions(context: &Context, part: Part, new: &Value, old: &Value) -> Result<(), Status> {

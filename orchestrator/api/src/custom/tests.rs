@@ -226,7 +226,7 @@ fn rules() {
     assert_eq!(check(broken.clone(), Some(broken)), Vec::<String>::new(), "nothing changed");
     assert_eq!(
         check(json!({"min": 1}), None)[0],
-        "spec: Invalid value: \"object\": rule evaluation error: no such key: max: self.min <= self.max"
+        "spec.min: Invalid value: \"object\": rule evaluation error: no such key: max: self.min <= self.max"
     );
 }
 

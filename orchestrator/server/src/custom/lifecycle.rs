@@ -18,12 +18,12 @@ use crate::bootstrap;
 use crate::context::{Asked, Context};
 use crate::core::Core;
 use crate::hub::Cursor;
-use crate::options::{DeleteOptions, ListOptions, WriteOptions};
+use crate::options::{DeleteOptions, WriteOptions};
 use crate::query::Query;
 use crate::registry::{self, Missing};
 use crate::route::{ResourceRequest, Verb};
 use crate::strategy::Part;
-use crate::verbs::{delete, list};
+use crate::verbs::delete;
 use crate::{encode, error};
 
 /// The time between two looks at objects that wait for their finalizers.
@@ -116,10 +116,10 @@ async fn end(core: &Arc<Core>, definition: &Value) -> Result<Remains, Status> {
 
 /// Deletes what there is, and says whether some of it waits for its finalizers.
 async fn empty(core: &Arc<Core>, custom: &Arc<Custom>) -> Result<Remains, Status> {
-    let all = objects(core, custom, (None, None));
-    let options = ListOptions::parse(&Query::default(), custom.stored, false)?;
-    let found = list::find(&all, &options).await?;
     let prefix = crate::keys::all(custom.stored);
+    let failed = |error| error::from_store(error, GroupResource::new(GROUP, PLURAL), "");
+    let found =
+        core.store.range(Range { prefix: prefix.clone(), ..Range::default() }).await.map_err(failed)?;
     let options = DeleteOptions::parse(Value::Null, &Query::default())?;
     let mut remains = Remains::Nothing;
     for entry in &found.entries {

@@ -3,8 +3,10 @@
 
 mod admit;
 mod catalog;
+pub(crate) mod convert;
 mod lifecycle;
 mod live;
+mod webhook;
 mod write;
 
 use std::sync::Arc;
@@ -56,7 +58,7 @@ impl Custom {
     /// From the form that is kept, whenever that was, to this version as it is now.
     ///
     /// # Errors
-    /// When the object lies in another version and only a webhook could convert it.
+    /// When the object still is in another version although only a webhook converts it (see [`convert`]).
     pub(crate) fn to_served(&self, object: &mut Value) -> Result<(), Status> {
         self.convert(object, self.resource)?;
         // Defaults and fields may have changed since the object was stored.
@@ -80,11 +82,8 @@ impl Custom {
         }
         if let Conversion::Webhook(_) = self.definition.conversion {
             let from = object["apiVersion"].as_str().unwrap_or_default();
-            return Err(Status::internal_error(format!(
-                "cannot convert {} from {from} to {wanted}: conversion webhooks are not supported; ask for {}, the version in which the objects are stored",
-                to.kind,
-                self.stored.api_version(),
-            )));
+            let what = format!("{} was not converted from {from} to {wanted} by its webhook", to.kind);
+            return Err(Status::internal_error(what));
         }
         object["apiVersion"] = wanted.into();
         Ok(())

@@ -12,6 +12,7 @@ use catamaran_api::status::Status;
 
 use crate::body::Body;
 use crate::context::Context;
+use crate::custom;
 use crate::options::WriteOptions;
 use crate::registry::{self, Missing};
 use crate::strategy::Part;
@@ -24,7 +25,8 @@ pub(crate) async fn get(context: &Context) -> Result<Response<Body>, Status> {
     if context.custom.is_none() {
         return context.value(200, &of(context, &object));
     }
-    let object = context.decode(&entry.value, entry.mod_revision)?;
+    let bytes = custom::convert::bytes(context, entry.value).await?;
+    let object = context.decode(&bytes, entry.mod_revision)?;
     if let Some(paths) = paths(context).filter(|paths| at(&object, &paths.replicas).is_none()) {
         let path = &paths.replicas;
         return Err(Status::internal_error(format!("the spec replicas field {path:?} does not exist")));

@@ -12,7 +12,7 @@ use crate::body::Body;
 use crate::context::Context;
 use crate::negotiate::Shape;
 use crate::options::{Continue, ListOptions, Match, Selection};
-use crate::{encode, error, keys, table};
+use crate::{custom, encode, error, keys, table};
 
 /// How many entries are read at once while looking for objects that a selector matches.
 const CHUNK: usize = 1000;
@@ -83,7 +83,8 @@ pub(crate) async fn find(context: &Context, options: &ListOptions) -> Result<Fou
         let page = core.store.range(range).await.map_err(|error| refused(context, options, error))?;
         let next = (page.remaining > 0).then(|| next(&page.entries, page.revision, &all)).flatten();
         let remaining = (page.remaining > 0).then_some(page.remaining);
-        return Ok(Found { entries: page.entries, revision: page.revision, next, remaining });
+        let entries = custom::convert::entries(context, page.entries).await?;
+        return Ok(Found { entries, revision: page.revision, next, remaining });
     }
     let wanted = options.limit.unwrap_or(usize::MAX);
     let mut entries = Vec::new();
@@ -93,7 +94,7 @@ pub(crate) async fn find(context: &Context, options: &ListOptions) -> Result<Fou
         range.revision = Some(page.revision);
         range.start_after = page.entries.last().map(|entry| entry.key.to_string());
         let mut left = page.entries.len();
-        for entry in page.entries {
+        for entry in custom::convert::entries(context, page.entries).await? {
             left -= 1;
             if !matches(context, &options.selection, &entry)? {
                 continue;

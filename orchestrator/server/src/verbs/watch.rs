@@ -20,7 +20,7 @@ use crate::context::Context;
 use crate::hub::{Change, ChangeKind, Cursor, frame};
 use crate::negotiate::Shape;
 use crate::options::{ListOptions, Selection};
-use crate::{encode, error, keys, table};
+use crate::{custom, encode, error, keys, table};
 
 /// How often a quiet watch says how far it has come.
 const BOOKMARKS: Duration = Duration::from_secs(60);
@@ -188,15 +188,15 @@ impl Watcher {
         loop {
             match self.wait().await {
                 Woken::Changes(Ok(changes)) => {
-                    let out = self.encode(&changes);
+                    let out = match custom::convert::changes(&self.context, changes).await {
+                        Ok(changes) => self.encode(&changes),
+                        Err(status) => return Some(self.fail(&status)),
+                    };
                     if !out.is_empty() {
                         return Some(out);
                     }
                 }
-                Woken::Changes(Err(status)) => {
-                    self.ended = true;
-                    return Some(error_frame(&status));
-                }
+                Woken::Changes(Err(status)) => return Some(self.fail(&status)),
                 Woken::Bookmark => {
                     self.bookmarks = Some(Instant::now() + BOOKMARKS);
                     if let Some(bytes) = self.bookmark().await {
@@ -206,6 +206,7 @@ impl Watcher {
                 Woken::Gone => {
                     self.ended = true;
                     let last = self.source.rest();
+                    let last = custom::convert::changes(&self.context, last).await.unwrap_or_default();
                     return Some(self.encode(&last)).filter(|out| !out.is_empty());
                 }
                 Woken::Over => {
@@ -214,6 +215,12 @@ impl Watcher {
                 }
             }
         }
+    }
+
+    /// The last thing that the client hears.
+    fn fail(&mut self, status: &Status) -> Bytes {
+        self.ended = true;
+        error_frame(status)
     }
 
     async fn wait(&mut self) -> Woken {
@@ -351,6 +358,7 @@ impl Watcher {
         let mut out = BytesMut::new();
         if let Source::Shared(cursor) = &mut self.source {
             let changes = cursor.take(usize::MAX).ok()?;
+            let changes = custom::convert::changes(&self.context, changes).await.ok()?;
             out.extend_from_slice(&self.encode(&changes));
         }
         self.sent = self.sent.max(progress);
