@@ -43,3 +43,4 @@ mod yaml;
 
 mod depth;
 mod fields;
+mod pattern;

@@ -108,14 +108,16 @@ async fn handle(
     let selected = selected_name(&query);
     let action = Action::Resource(Attributes::of(&request, selected.as_deref()));
     authorize::require(core, &user, &action).await?;
-    let catalog = match find(&request) {
-        Some(_) => Arc::default(),
-        None => core.customs.catalog().await?,
-    };
-    let custom = catalog.find(&request.group, &request.version, &request.resource);
-    let custom = custom.filter(|custom| fits(&request, custom.resource)).cloned();
-    let Some(resource) = find(&request).or(custom.as_ref().map(|custom| custom.resource)) else {
-        return Ok(unknown_resource(&request, &catalog));
+    let (resource, custom) = match find(&request) {
+        Some(built_in) => (built_in, None),
+        None => {
+            let catalog = core.customs.catalog().await?;
+            let found = catalog.find(&request.group, &request.version, &request.resource);
+            match found.filter(|custom| fits(&request, custom.resource)) {
+                Some(custom) => (custom.resource, Some(custom.clone())),
+                None => return Ok(unknown_resource(&request, &catalog)),
+            }
+        }
     };
     let asked = Asked { query, headers: parts.headers, user, now };
     let context = Context::new(core.clone(), request, resource, asked).with_custom(custom);

@@ -8,13 +8,17 @@ use super::ops::as_index;
 use super::value::Val;
 
 /// Patterns that take more memory than this are refused.
-const PATTERN_LIMIT: usize = 1024 * 1024;
-/// What making an automaton costs, at least.
-const PATTERN_COST: usize = 200;
+const PATTERN_LIMIT: usize = 512 * 1024;
+/// What making an automaton costs: about a millisecond.
+const PATTERN_COST: usize = 20_000;
 
 fn pattern(scope: &Scope<'_, '_>, text: &str) -> Result<Regex> {
-    scope.spend(PATTERN_COST + text.len())?;
-    let made = regex::RegexBuilder::new(text).size_limit(PATTERN_LIMIT).build();
+    scope.spend(text.len() / 10)?;
+    if let Some(kept) = crate::pattern::kept(text) {
+        return Ok(kept);
+    }
+    scope.spend(PATTERN_COST)?;
+    let made = crate::pattern::keep(text, PATTERN_LIMIT);
     made.map_err(|error| EvalError::Failed(format!("invalid regular expression: {error}")))
 }
 

@@ -174,8 +174,8 @@ fn string(schema: &Schema, text: &str, path: &str, outcome: &mut Outcome) {
             outcome.invalid(path, text, &format!("should be at least {min} chars long"));
         }
     }
-    if let Some(pattern) = limits.pattern.as_ref().filter(|pattern| !pattern.is_match(text)) {
-        outcome.invalid(path, text, &format!("should match '{}'", pattern.as_str()));
+    if let Some((pattern, _)) = limits.pattern.as_ref().filter(|(_, regex)| !regex.is_match(text)) {
+        outcome.invalid(path, text, &format!("should match '{pattern}'"));
     }
     if let Some(format) = schema.format.filter(|format| !format.fits(text)) {
         let text_quoted = crate::status::quoted(text);

@@ -95,7 +95,8 @@ pub struct Schema {
 #[derive(Debug, Default)]
 pub(super) struct Limits {
     pub(super) values: Vec<Value>,
-    pub(super) pattern: Option<Regex>,
+    /// As it was written, and compiled.
+    pub(super) pattern: Option<(String, Regex)>,
     pub(super) maximum: Option<f64>,
     pub(super) exclusive_maximum: bool,
     pub(super) minimum: Option<f64>,
@@ -119,7 +120,7 @@ const PATTERN_LIMIT: usize = 4 * 1024 * 1024;
 /// # Errors
 /// What the parser of expressions says.
 pub(super) fn pattern(text: &str) -> Result<Regex, String> {
-    regex::RegexBuilder::new(text).size_limit(PATTERN_LIMIT).build().map_err(|error| error.to_string())
+    crate::pattern::compile(text, PATTERN_LIMIT)
 }
 
 impl Schema {
@@ -246,7 +247,7 @@ fn limits(json: &Value) -> Result<Limits, String> {
     let text = json.get("pattern").and_then(Value::as_str).filter(|text| !text.is_empty());
     Ok(Limits {
         values: list("enum"),
-        pattern: text.map(pattern).transpose()?,
+        pattern: text.map(|text| Ok::<_, String>((text.to_owned(), pattern(text)?))).transpose()?,
         maximum: number("maximum"),
         exclusive_maximum: flag("exclusiveMaximum"),
         minimum: number("minimum"),

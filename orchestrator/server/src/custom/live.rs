@@ -245,7 +245,7 @@ impl Customs {
         Ok(())
     }
 
-    /// Waits until everything that is written by now is in the watch cache, where the next question finds it.
+    /// Waits until everything that is written by now is in force: served, or no longer, with its watches ended.
     pub(crate) async fn in_force(&self) {
         let written = self.store.revision();
         let wait = async {
@@ -256,6 +256,9 @@ impl Customs {
         };
         if tokio::time::timeout(IN_FORCE, wait).await.is_err() {
             tracing::warn!("a changed definition is not yet in force: the watch cache lags behind");
+        }
+        if let Err(status) = self.catalog().await {
+            tracing::warn!(%status, "definitions of custom resources cannot be read");
         }
     }
 }

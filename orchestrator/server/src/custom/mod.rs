@@ -49,10 +49,10 @@ impl Custom {
         &self.definition.versions[self.at]
     }
 
-    /// Whether stored bytes are what a client gets: the version is the stored one, and no object can have been
-    /// stored under another schema.
+    /// Whether stored bytes are what a client gets: no object can have been written under another schema, be it that
+    /// of another version or one that the definition had before.
     pub(crate) fn reads_as_stored(&self) -> bool {
-        self.definition.generation <= 1 && std::ptr::eq(self.resource, self.stored)
+        self.definition.generation <= 1 && self.definition.versions.len() == 1
     }
 
     /// From the form that is kept, whenever that was, to this version as it is now.

@@ -205,7 +205,7 @@ impl Watcher {
                 }
                 Woken::Gone => {
                     self.ended = true;
-                    let last = self.source.rest();
+                    let last = self.source.rest().await;
                     let last = custom::convert::changes(&self.context, last).await.unwrap_or_default();
                     return Some(self.encode(&last)).filter(|out| !out.is_empty());
                 }
@@ -400,9 +400,13 @@ async fn gone(context: &Context) {
 
 impl Source {
     /// What is there already, for a watch that ends.
-    fn rest(&mut self) -> Vec<Arc<Change>> {
+    async fn rest(&mut self) -> Vec<Arc<Change>> {
         match self {
-            Source::Shared(cursor) => cursor.take(usize::MAX).unwrap_or_default(),
+            Source::Shared(cursor) => {
+                // The last deletions may not be in the ring yet.
+                cursor.progress().await;
+                cursor.take(usize::MAX).unwrap_or_default()
+            }
             Source::History(_) | Source::Ended => Vec::new(),
         }
     }

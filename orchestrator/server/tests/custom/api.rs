@@ -11,35 +11,35 @@ use http_body_util::{BodyExt, Full};
 use serde_json::Value;
 use tower::{Service, ServiceExt};
 
-pub const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+pub(crate) const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 
-pub struct Api {
+pub(crate) struct Api {
     server: Server,
     store: Arc<MemoryStore>,
-    pub user: UserInfo,
+    pub(crate) user: UserInfo,
     dir: tempfile::TempDir,
 }
 
-pub struct Reply {
-    pub code: u16,
-    pub headers: HeaderMap,
-    pub bytes: Bytes,
+pub(crate) struct Reply {
+    pub(crate) code: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) bytes: Bytes,
 }
 
 impl Reply {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.bytes).unwrap_or_else(|_| panic!("no JSON: {:?}", self.bytes))
     }
 
     #[track_caller]
-    pub fn ok(self) -> Value {
+    pub(crate) fn ok(self) -> Value {
         assert!(self.code < 300, "{} {:?}", self.code, self.bytes);
         self.json()
     }
 
     /// Code and message of a Status.
     #[track_caller]
-    pub fn failure(&self) -> (u16, String) {
+    pub(crate) fn failure(&self) -> (u16, String) {
         let status = self.json();
         assert_eq!(status["kind"], "Status", "{status}");
         assert!(self.code >= 400, "{status}");
@@ -48,7 +48,7 @@ impl Reply {
 
     /// Field, reason and message of each cause.
     #[track_caller]
-    pub fn causes(&self) -> Vec<[String; 3]> {
+    pub(crate) fn causes(&self) -> Vec<[String; 3]> {
         let status = self.json();
         assert_eq!(self.code, 422, "{status}");
         let text = |cause: &Value, name: &str| cause[name].as_str().unwrap_or_default().to_owned();
@@ -58,7 +58,7 @@ impl Reply {
 }
 
 impl Api {
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let store = Arc::new(MemoryStore::new());
         Self::on(store, tempfile::tempdir().unwrap()).await
     }
@@ -70,13 +70,13 @@ impl Api {
     }
 
     /// The same again, with nothing but the store.
-    pub async fn restart(self) -> Self {
+    pub(crate) async fn restart(self) -> Self {
         let Api { server, store, dir, .. } = self;
         drop(server);
         Self::on(store, dir).await
     }
 
-    pub async fn open(
+    pub(crate) async fn open(
         &self,
         method: Method,
         uri: &str,
@@ -92,57 +92,63 @@ impl Api {
         ServiceExt::<Request<Full<Bytes>>>::ready(&mut service).await.unwrap().call(request).await.unwrap()
     }
 
-    pub async fn send(&self, method: Method, uri: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Reply {
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        uri: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> Reply {
         let (parts, body) = self.open(method, uri, headers, body).await.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
         Reply { code: parts.status.as_u16(), headers: parts.headers, bytes }
     }
 
-    pub async fn get(&self, uri: &str) -> Reply {
+    pub(crate) async fn get(&self, uri: &str) -> Reply {
         self.send(Method::GET, uri, &[], Vec::new()).await
     }
 
-    pub async fn get_as(&self, uri: &str, accept: &str) -> Reply {
+    pub(crate) async fn get_as(&self, uri: &str, accept: &str) -> Reply {
         self.send(Method::GET, uri, &[("accept", accept)], Vec::new()).await
     }
 
-    pub async fn post(&self, uri: &str, body: &Value) -> Reply {
+    pub(crate) async fn post(&self, uri: &str, body: &Value) -> Reply {
         self.send(Method::POST, uri, &[], body.to_string().into()).await
     }
 
-    pub async fn put(&self, uri: &str, body: &Value) -> Reply {
+    pub(crate) async fn put(&self, uri: &str, body: &Value) -> Reply {
         self.send(Method::PUT, uri, &[], body.to_string().into()).await
     }
 
-    pub async fn delete(&self, uri: &str) -> Reply {
+    pub(crate) async fn delete(&self, uri: &str) -> Reply {
         self.send(Method::DELETE, uri, &[], Vec::new()).await
     }
 
-    pub async fn patch(&self, kind: &str, uri: &str, body: &Value) -> Reply {
+    pub(crate) async fn patch(&self, kind: &str, uri: &str, body: &Value) -> Reply {
         let media = format!("application/{kind}");
         self.send(Method::PATCH, uri, &[("content-type", &media)], body.to_string().into()).await
     }
 
     /// Server-side apply.
-    pub async fn apply(&self, uri: &str, manager: &str, body: &Value) -> Reply {
+    pub(crate) async fn apply(&self, uri: &str, manager: &str, body: &Value) -> Reply {
         self.patch("apply-patch+yaml", &format!("{uri}?fieldManager={manager}"), body).await
     }
 
-    pub async fn watch(&self, uri: &str) -> Watch {
+    pub(crate) async fn watch(&self, uri: &str) -> Watch {
         let response = self.open(Method::GET, uri, &[], Vec::new()).await;
         assert_eq!(response.status(), 200);
         Watch { body: response.into_body(), rest: Vec::new() }
     }
 
     /// Makes definitions; they are served when this returns.
-    pub async fn define(&self, definitions: &[Value]) {
+    pub(crate) async fn define(&self, definitions: &[Value]) {
         for definition in definitions {
             self.post(DEFINITIONS, definition).await.ok();
         }
     }
 
     /// Asks until the answer has this code.
-    pub async fn until(&self, uri: &str, code: u16) {
+    pub(crate) async fn until(&self, uri: &str, code: u16) {
         let reached = async {
             while self.get(uri).await.code != code {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -154,14 +160,14 @@ impl Api {
     }
 }
 
-pub struct Watch {
+pub(crate) struct Watch {
     body: Body,
     rest: Vec<u8>,
 }
 
 impl Watch {
     /// The next event; none at the end of the stream.
-    pub async fn next(&mut self) -> Option<Value> {
+    pub(crate) async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.rest.drain(..=end).collect();
@@ -175,7 +181,7 @@ impl Watch {
     }
 
     /// The next events as `ADDED name`.
-    pub async fn kinds(&mut self, count: usize) -> Vec<String> {
+    pub(crate) async fn kinds(&mut self, count: usize) -> Vec<String> {
         let mut kinds = Vec::new();
         for _ in 0..count {
             let event = self.next().await.expect("an event");

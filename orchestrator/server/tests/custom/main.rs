@@ -2,6 +2,7 @@
 //! their objects, and what becomes of both when the server starts again.
 
 #![allow(clippy::unwrap_used)]
+#![recursion_limit = "256"]
 
 mod api;
 mod definitions;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 /// Certificates: namespaced, one version, status, columns, conditions as a keyed list.
-pub fn certificates() -> Value {
+pub(crate) fn certificates() -> Value {
     json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
         "metadata": {"name": "certificates.certs.example.com"},
@@ -79,7 +79,7 @@ fn certificate_spec() -> Value {
     })
 }
 
-pub fn certificate(name: &str) -> Value {
+pub(crate) fn certificate(name: &str) -> Value {
     json!({
         "apiVersion": "certs.example.com/v1", "kind": "Certificate", "metadata": {"name": name},
         "spec": {"secretName": "tls", "issuerRef": {"name": "ca"}, "dnsNames": ["a.example"]},
@@ -87,7 +87,7 @@ pub fn certificate(name: &str) -> Value {
 }
 
 /// Routes: two versions, rules, a keyed list inside of lists, ports as numbers or names, scale.
-pub fn routes() -> Value {
+pub(crate) fn routes() -> Value {
     let version = |name: &str, storage: bool| {
         json!({
             "name": name, "served": true, "storage": storage,
@@ -181,7 +181,7 @@ fn route_spec() -> Value {
     })
 }
 
-pub fn route(name: &str) -> Value {
+pub(crate) fn route(name: &str) -> Value {
     json!({
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": name},
         "spec": {"hostnames": ["a.example"], "rules": [{"backendRefs": [{"name": "web", "port": 80}]}]},
@@ -189,7 +189,7 @@ pub fn route(name: &str) -> Value {
 }
 
 /// Classes: cluster-wide, without a status of their own, with an object inside.
-pub fn classes() -> Value {
+pub(crate) fn classes() -> Value {
     json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
         "metadata": {"name": "classes.example.com"},
