@@ -1,8 +1,9 @@
-//! Figures of one node, each beside what the machine itself does in the same run:
-//! `cargo run --release -p catamaran-tests --bin bench` (as root, ports 6443 and 5000 free).
+//! Figures, each beside what the machine itself or a peer does in the same run (as root, ports 6443 and 5000 free):
+//! `cargo run --release -p catamaran-tests --bin bench` for one node, with `wasm` for requests to wasm pods.
 
 mod idle;
 mod starts;
+mod wasm;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,14 +13,22 @@ use catamaran_tests::http;
 
 fn main() {
     catamaran_tests::cluster::use_ring();
-    let cluster = Cluster::up(Demo::With);
+    let what = std::env::args().nth(1).unwrap_or_default();
+    match what.as_str() {
+        "" => node(&Cluster::up(Demo::With)),
+        "wasm" => wasm::report(&Cluster::up(Demo::With)),
+        other => eprintln!("bench: there is no benchmark {other}; `bench` or `bench wasm`"),
+    }
+}
+
+fn node(cluster: &Cluster) {
     let size = std::fs::metadata(catamaran_tests::cluster::binary()).map_or(0, |file| file.len());
     println!("binary: {:.1} MB", size as f64 / 1e6);
     println!("fdatasync of this disk: {}", spread(fdatasync(cluster.data())));
-    first_answer(&cluster);
-    idle::report(&cluster);
+    first_answer(cluster);
+    idle::report(cluster);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    runtime.expect("a runtime").block_on(starts::report(&cluster));
+    runtime.expect("a runtime").block_on(starts::report(cluster));
 }
 
 /// From exec of `up` on kept data, images present, to the first answered request.

@@ -2,11 +2,13 @@
 //! played by a task that says what a kubelet would say.
 #![allow(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
+mod autoscale;
 mod cronjobs;
 mod custom;
 mod daemonsets;
 mod disruption;
 mod jobs;
+mod protection;
 mod quota;
 mod replicationcontrollers;
 mod statefulsets;

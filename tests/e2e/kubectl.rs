@@ -23,6 +23,7 @@ pub(crate) fn every_command() {
     deployments_roll(&cluster);
     expose_and_run(&cluster);
     describe_explain_and_discover(kubectl);
+    top_shows_both_kinds(kubectl);
     logs_follow(kubectl);
     exec_with_and_without_terminal(kubectl);
     rights_are_granted_and_refused(kubectl);
@@ -71,6 +72,18 @@ fn get_in_all_forms(kubectl: &Kubectl) {
             .ok(&["get", "svc,ep,endpointslices,cm,secrets,sa,rs,ns,leases,runtimeclasses,events", "-A"])
             .contains("kube-root-ca.crt")
     );
+}
+
+fn top_shows_both_kinds(kubectl: &Kubectl) {
+    until("figures of the node", Duration::from_secs(30), || {
+        let found = kubectl.run(&["top", "nodes"]);
+        if found.code == 0 && found.stdout.contains("node-1") { Ok(()) } else { Err(found.stderr) }
+    });
+    let pods = kubectl.ok(&["top", "pods", "--containers"]);
+    assert_eq!(pods.matches("hello-wasm-").count(), 2, "{pods}");
+    assert_eq!(pods.matches("hello-container-").count(), 2, "{pods}");
+    assert!(pods.lines().skip(1).all(|line| line.contains("m ") && line.contains("Mi")), "{pods}");
+    kubectl.ok(&["get", "pods.metrics.k8s.io", "-A"]);
 }
 
 fn get_and_watch(kubectl: &Kubectl) {

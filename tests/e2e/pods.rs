@@ -8,22 +8,22 @@ use catamaran_tests::images;
 use catamaran_tests::wait::until;
 use serde_json::{Value, json};
 
-const BUSYBOX: &str = "localhost:5000/busybox:1";
+pub(crate) const BUSYBOX: &str = "localhost:5000/busybox:1";
 const PROBE: &str = "localhost:5000/probe:1";
 const MODULE: &str = "localhost:5000/module:1";
 
 /// A kind of container, by what runs in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Wasm,
     Container,
 }
 
-const BOTH: [Kind; 2] = [Kind::Wasm, Kind::Container];
+pub(crate) const BOTH: [Kind; 2] = [Kind::Wasm, Kind::Container];
 
 impl Kind {
     /// A container named `c` that runs the words: of the probe guest, or of a shell.
-    fn container(self, wasm: &[&str], shell: &str) -> Value {
+    pub(crate) fn container(self, wasm: &[&str], shell: &str) -> Value {
         match self {
             Kind::Wasm => json!({"name": "c", "image": PROBE, "args": wasm}),
             Kind::Container => json!({"name": "c", "image": BUSYBOX, "command": ["sh", "-c", shell]}),
@@ -31,7 +31,8 @@ impl Kind {
     }
 }
 
-fn cluster() -> Cluster {
+/// A cluster with the demo, and the images that the rows use.
+pub(crate) fn cluster() -> Cluster {
     let cluster = Cluster::up(Demo::With);
     images::busybox().push(BUSYBOX);
     images::push_wasm(PROBE, bytes::Bytes::from_static(include_bytes!("../guests/prebuilt/probe-p2.wasm")));
@@ -58,7 +59,8 @@ fn run_to_end(cluster: &Cluster, spec: &Value) -> (Value, String) {
     (status, log)
 }
 
-fn merged(mut container: Value, more: Value) -> Value {
+/// The container with these fields added or replaced.
+pub(crate) fn merged(mut container: Value, more: Value) -> Value {
     let fields = container.as_object_mut().expect("a container is an object");
     fields.extend(more.as_object().expect("fields").clone());
     container

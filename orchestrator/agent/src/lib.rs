@@ -18,7 +18,7 @@
 //! | `volumes`, `mounts`, `env`, `files`, `identity`, `namespaces` | what a container finds around it |
 //! | `bundle` | all of that → what the shim is told (pure) |
 //! | `prober`, `hooks`, `exec`, `request` | questions to running containers |
-//! | `serve`, `logs` | the endpoint: logs, exec, attach, port-forward, metrics |
+//! | `serve`, `logs`, `spdy` | the endpoint: logs, exec, attach, port-forward, metrics |
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,6 +62,7 @@ mod restart;
 mod runtime;
 mod serve;
 mod shims;
+mod spdy;
 mod start;
 mod stdin;
 mod sysctls;

@@ -26,6 +26,10 @@ pub mod patch;
 pub mod protobuf;
 /// Resource quantities.
 pub mod quantity;
+/// What ResourceQuotas count and charge.
+pub mod quota;
+/// What a pod asks for as a whole.
+pub mod resources;
 /// The table of types.
 pub mod schema;
 /// Label selectors.
@@ -38,8 +42,10 @@ pub mod table;
 pub mod time;
 /// Validation of whole objects.
 pub mod validate;
-/// YAML as Kubernetes reads it.
-mod yaml;
+/// What is allowed and yet not wise.
+pub mod warn;
+/// YAML as Kubernetes reads and writes it.
+pub mod yaml;
 
 mod depth;
 mod fields;

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::kind::Resource;
+use crate::schema::{self, Type};
 use crate::time;
 
 /// The finalizer that leaves dependents alone when their owner goes.
@@ -244,8 +245,23 @@ pub fn prepare_create(resource: &Resource, object: &mut Value, creation: &Creati
     if drops_status_on_create(resource)
         && let Some(fields) = object.as_object_mut()
     {
-        fields.remove("status");
+        match first_status(resource) {
+            Some(status) => fields.insert("status".to_owned(), status),
+            None => fields.remove("status"),
+        };
     }
+}
+
+/// The status of a new object: the counters that are always there, at zero. Nothing for what comes from a definition.
+fn first_status(resource: &Resource) -> Option<Value> {
+    let of = schema::of_kind(resource.group, resource.version, resource.kind)?;
+    let counters = of.field("status")?.ty.as_struct()?.fields.iter().filter(|field| field.required);
+    let zero = |field: &schema::Field| match field.ty {
+        Type::Bool => Some((field.name.to_owned(), Value::Bool(false))),
+        Type::Int32 | Type::Int64 => Some((field.name.to_owned(), 0.into())),
+        _ => None,
+    };
+    Some(Value::Object(counters.filter_map(zero).collect()))
 }
 
 /// Nodes register with their status; leases and others have none to drop.
@@ -382,9 +398,14 @@ pub fn begin_deletion(resource: &Resource, object: &mut Value, now: Timestamp, g
         (Some(end), Some(grace)) => end.checked_sub(jiff::SignedDuration::from_secs(grace)).unwrap_or(now),
         _ => now,
     };
-    let grace_seconds = grace_seconds.min(LONGEST_GRACE);
-    let end = begun.checked_add(jiff::SignedDuration::from_secs(grace_seconds)).unwrap_or(begun);
-    set(object, "deletionTimestamp", time::format(end.max(begun)));
+    let mut grace_seconds = grace_seconds.min(LONGEST_GRACE);
+    let mut end = begun.checked_add(jiff::SignedDuration::from_secs(grace_seconds)).unwrap_or(begun);
+    if end < now {
+        // The shorter time has passed already: the least that still lets somebody else finish it.
+        end = now;
+        grace_seconds = grace_seconds.min(1);
+    }
+    set(object, "deletionTimestamp", time::format(end));
     set(object, "deletionGracePeriodSeconds", grace_seconds);
     if first && resource.generation {
         let next = generation(object) + 1;
@@ -419,8 +440,15 @@ mod tests {
             json!({
                 "metadata": {"name": "a", "namespace": "d", "uid": "u", "generation": 1,
                     "creationTimestamp": "2024-05-01T10:00:00Z", "labels": {"a": "b"}},
-                "spec": {"replicas": 1},
+                "spec": {"replicas": 1}, "status": {},
             })
+        );
+        let mut set = json!({"metadata": {"name": "a"}});
+        let creation = Creation { uid: "u", now: now(), namespace: "d" };
+        prepare_create(kind::find("apps", "v1", "daemonsets").unwrap(), &mut set, &creation);
+        assert_eq!(
+            set["status"],
+            json!({"currentNumberScheduled": 0, "desiredNumberScheduled": 0, "numberMisscheduled": 0, "numberReady": 0})
         );
         let mut node = json!({"metadata": {"name": "n"}, "status": {"capacity": {}}});
         let creation = Creation { uid: "u", now: now(), namespace: "" };
@@ -490,9 +518,12 @@ mod tests {
         assert_eq!(pod["metadata"]["deletionTimestamp"], "2024-05-01T10:00:30Z");
         let later = now() + jiff::SignedDuration::from_secs(10);
         assert!(!begin_deletion(pods, &mut pod, later, 60));
-        assert!(begin_deletion(pods, &mut pod, later, 5));
-        assert_eq!(pod["metadata"]["deletionTimestamp"], "2024-05-01T10:00:05Z");
-        assert_eq!(deletion_grace_period(&pod), Some(5));
+        assert!(begin_deletion(pods, &mut pod, later, 15));
+        assert_eq!(pod["metadata"]["deletionTimestamp"], "2024-05-01T10:00:15Z");
+        assert_eq!(deletion_grace_period(&pod), Some(15));
+        assert!(begin_deletion(pods, &mut pod, later, 5), "a time that has passed already");
+        assert_eq!(pod["metadata"]["deletionTimestamp"], "2024-05-01T10:00:10Z");
+        assert_eq!(deletion_grace_period(&pod), Some(1));
         let generation_was_counted_once = if pods.generation { 2 } else { 1 };
         assert_eq!(generation(&pod), generation_was_counted_once);
     }

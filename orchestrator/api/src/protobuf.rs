@@ -8,9 +8,11 @@ use crate::schema;
 
 mod read;
 mod special;
+mod stream;
 mod wire;
 mod write;
 
+pub use stream::{List, event};
 use wire::Reader;
 
 /// The first bytes of every body.
@@ -102,20 +104,37 @@ pub fn encode(object: &Value) -> Result<Vec<u8>, ProtobufError> {
     let mut raw = Vec::new();
     let no_fields = Map::new();
     write::message(of, object.as_object().unwrap_or(&no_fields), &mut raw)?;
+    Ok(envelope(api_version, kind, &raw))
+}
+
+/// Whether objects of a kind have this encoding: those that come from definitions do not.
+pub fn has(group: &str, version: &str, kind: &str) -> bool {
+    schema::of_kind(group, version, kind).is_some()
+}
+
+/// `runtime.Unknown` around a message: 1 the kind, 2 the bytes, 3 and 4 empty as Go writes them.
+fn envelope(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
     let mut type_meta = Vec::new();
     wire::put_bytes(&mut type_meta, 1, api_version.as_bytes());
     wire::put_bytes(&mut type_meta, 2, kind.as_bytes());
     let mut body = Vec::with_capacity(raw.len() + type_meta.len() + 20);
     body.extend_from_slice(&MAGIC);
     wire::put_bytes(&mut body, 1, &type_meta);
-    wire::put_bytes(&mut body, 2, &raw);
+    wire::put_bytes(&mut body, 2, raw);
     wire::put_bytes(&mut body, 3, b"");
     wire::put_bytes(&mut body, 4, b"");
-    Ok(body)
+    body
 }
 
 fn struct_of(api_version: &str, kind: &str) -> Result<&'static schema::Struct, ProtobufError> {
-    kind::split_api_version(api_version)
-        .and_then(|(group, version)| schema::of_kind(group, version, kind))
+    // Bare metadata has no schema of its own; its one field has the number that it has in every object, and so
+    // have the two fields of its list.
+    let (group, version, named) = match (kind::split_api_version(api_version), kind) {
+        (Some(("meta.k8s.io", _)), "PartialObjectMetadata") => ("", "v1", "ConfigMap"),
+        (Some(("meta.k8s.io", _)), "PartialObjectMetadataList") => ("", "v1", "ConfigMapList"),
+        (Some((group, version)), kind) => (group, version, kind),
+        (None, kind) => ("", "", kind),
+    };
+    schema::of_kind(group, version, named)
         .ok_or_else(|| ProtobufError::Kind { api_version: api_version.to_owned(), kind: kind.to_owned() })
 }

@@ -237,14 +237,6 @@ impl Status {
         Self::conflict(resource, name, &why)
     }
 
-    /// 409 for a resourceVersion precondition (delete options) that does not hold.
-    pub fn version_precondition(resource: GroupResource<'_>, name: &str, wanted: &str, found: &str) -> Self {
-        let why = format!(
-            "Precondition failed: ResourceVersion in precondition: {wanted}, ResourceVersion in object meta: {found}"
-        );
-        Self::conflict(resource, name, &why)
-    }
-
     /// 409 of a server-side apply: one cause for each field that another manager owns.
     pub fn apply_conflict(causes: Vec<Cause>, message: impl Into<String>) -> Self {
         let details = Details { causes, ..Details::default() };

@@ -10,6 +10,7 @@ mod cell;
 mod cluster;
 mod column;
 mod config;
+mod metrics;
 mod network;
 mod pod;
 mod policy;
@@ -73,6 +74,7 @@ fn printer(group: &str, plural: &str) -> &'static Printer {
             config::extension_printer(plural)
         }
         "coordination.k8s.io" | "node.k8s.io" | "scheduling.k8s.io" => cluster::class_printer(plural),
+        "metrics.k8s.io" => metrics::printer(plural),
         _ => policy::printer(plural),
     }
     .unwrap_or(&DEFAULT)

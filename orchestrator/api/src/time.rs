@@ -24,6 +24,21 @@ pub fn format_micro(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
 }
 
+/// `metav1.Duration`: nanoseconds as Go writes them, such as `1h0m30.5s`.
+pub fn format_duration(nanos: i64) -> String {
+    let sign = if nanos < 0 { "-" } else { "" };
+    let all = nanos.unsigned_abs();
+    let (hours, minutes) = (all / 3_600_000_000_000, all / 60_000_000_000 % 60);
+    let (seconds, rest) = (all / 1_000_000_000 % 60, all % 1_000_000_000);
+    let fraction =
+        if rest == 0 { String::new() } else { format!(".{rest:09}").trim_end_matches('0').to_owned() };
+    match (hours, minutes) {
+        (0, 0) => format!("{sign}{seconds}{fraction}s"),
+        (0, _) => format!("{sign}{minutes}m{seconds}{fraction}s"),
+        _ => format!("{sign}{hours}h{minutes}m{seconds}{fraction}s"),
+    }
+}
+
 /// Whole seconds from `earlier` to `later`, rounded towards zero.
 pub fn seconds_between(earlier: Timestamp, later: Timestamp) -> i64 {
     let nanos = later.as_nanosecond() - earlier.as_nanosecond();

@@ -10,6 +10,7 @@ use crate::kind::Resource;
 mod check;
 mod cluster;
 mod config;
+mod csi;
 mod job;
 mod metadata;
 mod network;
@@ -18,6 +19,7 @@ mod policy;
 mod rbac;
 mod service;
 mod storage;
+mod webhook;
 mod workload;
 
 pub use metadata::no_new_finalizers;
@@ -98,10 +100,17 @@ fn spec(resource: &Resource, o: &Value, errors: &mut Errors) {
         ("", "limitranges" | "resourcequotas") | ("policy" | "autoscaling", _) => {
             policy::validate(resource, o, errors);
         }
+        ("storage.k8s.io", "csidrivers" | "csinodes" | "csistoragecapacities" | "volumeattachments") => {
+            csi::validate(resource.plural, o, errors);
+        }
         ("", "persistentvolumeclaims" | "persistentvolumes") | ("storage.k8s.io", _) => {
             storage::validate(resource.plural, o, errors);
         }
         ("batch", _) => job::validate(resource.plural, o, errors),
+        (
+            "admissionregistration.k8s.io",
+            "mutatingwebhookconfigurations" | "validatingwebhookconfigurations",
+        ) => webhook::validate(o, errors),
         ("networking.k8s.io", _) => network::validate(resource.plural, o, errors),
         ("rbac.authorization.k8s.io", _) => rbac::validate(resource.plural, o, errors),
         ("apiextensions.k8s.io", _) => custom::validate_definition(o, errors),
@@ -119,12 +128,19 @@ fn transition(resource: &Resource, new: &Value, old: &Value, errors: &mut Errors
         ("", "services") | ("discovery.k8s.io", _) => service::update(resource.plural, new, old, errors),
         ("apps", _) => workload::update(resource.plural, new, old, errors),
         ("batch", _) => job::update(resource.plural, new, old, errors),
+        ("storage.k8s.io", "csidrivers" | "csinodes" | "csistoragecapacities" | "volumeattachments") => {
+            csi::update(resource.plural, new, old, errors);
+        }
         ("", "persistentvolumeclaims" | "persistentvolumes") | ("storage.k8s.io", _) => {
             storage::update(resource.plural, new, old, errors);
         }
+        ("networking.k8s.io", _) => network::update(resource.plural, new, old, errors),
+        ("", "resourcequotas") => policy::update(new, old, errors),
         ("rbac.authorization.k8s.io", _) => rbac::update(resource.plural, new, old, errors),
         ("apiextensions.k8s.io", _) => custom::validate_definition_update(new, old, errors),
-        ("node.k8s.io" | "scheduling.k8s.io", _) => cluster::update(resource.plural, new, old, errors),
+        ("", "nodes") | ("node.k8s.io" | "scheduling.k8s.io", _) => {
+            cluster::update(resource.plural, new, old, errors);
+        }
         _ => {}
     }
 }

@@ -1,13 +1,16 @@
 //! The one binary: parses the command line, sets up logs, runs the command. Wiring, no logic.
 
+mod authorities;
 mod cluster;
 mod commands;
 mod demo;
+mod follow;
 mod images;
 mod layout;
 mod pod_network;
 mod preflight;
 mod progress;
+mod project;
 mod spans;
 mod stop;
 mod supervise;
@@ -68,6 +71,9 @@ async fn run(command: Command) -> Outcome {
         Command::Down(down) => down.run().await,
         Command::Status(status) => status.run().await,
         Command::Kubeconfig(kubeconfig) => kubeconfig.run(),
+        Command::New(new) => new.run(),
+        Command::Build(build) => build.run(),
+        Command::Run(run) => run.run().await,
         Command::Push(push) => push.run().await,
         Command::Image(image) => image.run().await,
         Command::Server(server) => server.run().await,

@@ -8,6 +8,7 @@
 //! | `runner` | takes keys from a queue, reconciles them, retries with back-off |
 //! | `event` | Kubernetes Events with counting, aggregation and a spam limit |
 //! | `lease` | heartbeats and leader election |
+//! | `roots` | certificate authorities where the system has none |
 //! | `object` | small questions about metadata: owner, revision, being deleted? |
 //! | `error` | questions about an API error, and the chain of causes as one line |
 //!
@@ -20,6 +21,7 @@ pub mod event;
 pub mod lease;
 pub mod object;
 pub mod queue;
+pub mod roots;
 pub mod runner;
 
 pub use cache::{Cache, Change, Index, Key};

@@ -11,6 +11,7 @@
 //! | `daemonset` | Pods, one on each node, from DaemonSets |
 //! | `job` | Pods that run to their end from Jobs, and removes Jobs whose time after their end has passed |
 //! | `cronjob` | Jobs from CronJobs, at their times |
+//! | `autoscale` | numbers of replicas that follow what pods use, from HorizontalPodAutoscalers |
 //! | `disruption` | what PodDisruptionBudgets allow now |
 //! | `quota` | what is used of ResourceQuotas |
 //! | `endpoints` | EndpointSlices and Endpoints from Services and Pods |
@@ -19,7 +20,9 @@
 //! | `garbage` | removes what has lost its owners |
 //! | `node` | NotReady and evictions out of a node's silence |
 //! | `pod_garbage` | removes pods that nobody reports on |
+//! | `protection` | keeps claims and volumes that are in use from being deleted |
 
+mod autoscale;
 mod caches;
 mod claim;
 mod cronjob;
@@ -38,6 +41,7 @@ mod node;
 mod own;
 mod pod;
 mod pod_garbage;
+mod protection;
 mod quota;
 mod rank;
 mod replicaset;
@@ -144,11 +148,17 @@ impl Start {
         let (c, all) = self.shared();
         let events = self.recorder("statefulset-controller");
         let claims = statefulset::claims(&c, &mut self.tasks);
-        self.tasks.spawn("statefulset", statefulset::run(c, all, claims, events));
+        self.tasks.spawn("statefulset", statefulset::run(c, all, claims.clone(), events));
+        let (c, all) = self.shared();
+        self.tasks.spawn("pvcprotection", protection::run_claims(c, all, claims));
         let (c, all) = self.shared();
         let events = self.recorder("controllermanager");
         let own = disruption::OwnCaches::start(&c, &mut self.tasks, controllers);
         self.tasks.spawn("disruption", disruption::run(c, all, own, events));
+        let events = self.recorder("horizontal-pod-autoscaler");
+        let autoscalers = autoscale::cache(&self.client, &mut self.tasks);
+        let task = autoscale::run(self.client.clone(), autoscalers, events);
+        self.tasks.spawn("horizontalpodautoscaler", task);
     }
 
     /// Pods that run to their end.
@@ -180,6 +190,9 @@ impl Start {
         let (c, all) = self.shared();
         let quotas = quota::cache(&c, &mut self.tasks);
         self.tasks.spawn("resourcequota", quota::run(c, all, quotas));
+        let (c, _) = self.shared();
+        let volumes = protection::volumes(&c, &mut self.tasks);
+        self.tasks.spawn("pvprotection", protection::run_volumes(c, volumes));
         let (c, all) = self.shared();
         self.tasks.spawn("podgarbage", pod_garbage::run(c, all, config.ended_pods));
         self.tasks.spawn("garbage", garbage::run(self.client.clone()));

@@ -52,6 +52,14 @@ where
 /// # Errors
 /// 413 when it is too long, 400 when the connection breaks.
 pub async fn read(body: Body) -> Result<Bytes, Status> {
+    read_up_to(body, REQUEST_LIMIT).await
+}
+
+/// The whole body, of at most `limit` bytes.
+///
+/// # Errors
+/// 413 when it is too long, 400 when the connection breaks.
+pub async fn read_up_to(body: Body, limit: usize) -> Result<Bytes, Status> {
     let mut body = body;
     let mut pieces = BytesMut::new();
     let mut only = None;
@@ -59,8 +67,8 @@ pub async fn read(body: Body) -> Result<Bytes, Status> {
         let frame = frame
             .map_err(|error| Status::bad_request(format!("could not read the request body: {error}")))?;
         let Ok(piece) = frame.into_data() else { continue };
-        if pieces.len() + piece.len() + only.as_ref().map_or(0, Bytes::len) > REQUEST_LIMIT {
-            return Err(Status::request_entity_too_large(&format!("limit is {REQUEST_LIMIT}")));
+        if pieces.len() + piece.len() + only.as_ref().map_or(0, Bytes::len) > limit {
+            return Err(Status::request_entity_too_large(&format!("limit is {limit}")));
         }
         // Most bodies come in one piece, which is taken as it is.
         match only.take() {
@@ -103,6 +111,15 @@ pub fn takes_gzip(headers: &HeaderMap) -> bool {
         })
 }
 
+/// Whether the caller has the content with this tag already (`If-None-Match`, RFC 9110, 13.1.2).
+pub fn is_known(headers: &HeaderMap, tag: &str) -> bool {
+    let tags = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    tags.flat_map(|value| value.split(',')).map(str::trim).any(|known| {
+        // A comparison that lets weak tags be equal.
+        known == "*" || known.strip_prefix("W/").unwrap_or(known) == tag
+    })
+}
+
 /// Compresses `bytes` when they are long and the caller takes it; says so in `response`.
 pub fn compress(response: &mut Response<Body>, bytes: Bytes, gzip: bool) {
     if !gzip || bytes.len() < GZIP_FROM {
@@ -114,7 +131,7 @@ pub fn compress(response: &mut Response<Body>, bytes: Bytes, gzip: bool) {
     match packed {
         Ok(packed) => {
             response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-            response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+            response.headers_mut().append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
             *response.body_mut() = full(packed);
         }
         Err(_) => *response.body_mut() = full(bytes),
@@ -138,6 +155,16 @@ mod tests {
         {
             let headers = HeaderMap::from_iter([(header::ACCEPT_ENCODING, value.parse().unwrap())]);
             assert_eq!(takes_gzip(&headers), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn tags_are_compared() {
+        for (value, expected) in
+            [("\"a\"", true), ("\"b\", W/\"a\"", true), ("*", true), ("\"b\"", false), ("a", false)]
+        {
+            let headers = HeaderMap::from_iter([(header::IF_NONE_MATCH, value.parse().unwrap())]);
+            assert_eq!(is_known(&headers, "\"a\""), expected, "{value}");
         }
     }
 

@@ -14,7 +14,8 @@ use catamaran_api::status::{Reason, Status};
 use crate::Server;
 use crate::authenticate::UserInfo;
 use crate::context::{Asked, Context};
-use crate::core::{Core, ServerConfig, ServerError};
+use crate::core::{Core, ServerConfig, ServerError, ServiceRange};
+use crate::identity;
 use crate::options::WriteOptions;
 use crate::query::Query;
 use crate::rbac;
@@ -24,18 +25,29 @@ use crate::strategy::Part;
 
 /// Makes what is missing.
 pub(crate) async fn run(server: &Server) -> Result<(), ServerError> {
-    for object in objects(&server.core().config) {
+    let mut objects = objects(&server.core().config);
+    objects.push(authentication(&server.ca_pem()));
+    for object in objects {
         let name = format!("{} {}", object["kind"].as_str().unwrap_or_default(), meta::name(&object));
-        ensure(server, object)
-            .await
-            .map_err(|source| ServerError::Bootstrap { object: name, source: Box::new(source) })?;
+        ensure(server, object).await.map_err(|source| failed(&name, source))?;
     }
+    let ready = service_range_is_ready(server).await;
+    ready.map_err(|source| failed("ServiceCIDR kubernetes", source))?;
+    identity::renew(server.core()).await.map_err(|source| failed("Lease of the server", source))?;
     rbac::bootstrap(server.core()).await
+}
+
+fn failed(object: &str, source: Status) -> ServerError {
+    ServerError::Bootstrap { object: object.to_owned(), source: Box::new(source) }
 }
 
 async fn ensure(server: &Server, object: Value) -> Result<(), Status> {
     let context = context(server.core(), &object)?;
     let options = WriteOptions::parse(&Query::default(), "CreateOptions")?;
+    // Looked for first: a quota that is used up says nothing about what is there.
+    if registry::load(&context).await?.is_some() {
+        return follow(&context, object, &options).await;
+    }
     match registry::create(&context, object.clone(), &options).await {
         Ok(_) => Ok(()),
         Err(status) if status.reason == Some(Reason::AlreadyExists) => {
@@ -50,6 +62,7 @@ async fn follow(context: &Context, object: Value, options: &WriteOptions) -> Res
     let fields: &[&str] = match context.resource.plural {
         "endpoints" => &["subsets"],
         "endpointslices" => &["endpoints", "ports"],
+        "configmaps" => &["data"],
         _ => return Ok(()),
     };
     let change = |current: Option<&Value>| {
@@ -96,6 +109,7 @@ fn objects(config: &ServerConfig) -> Vec<Value> {
     objects.push(priority_class("system-node-critical", 2_000_001_000, "not be moved from its node"));
     objects.extend(api_service(config));
     objects.push(dns_service(config.dns));
+    objects.push(service_range(config.services));
     objects
 }
 
@@ -150,6 +164,43 @@ fn api_service(config: &ServerConfig) -> [Value; 3] {
             "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
         }),
     ]
+}
+
+/// The range that addresses of Services come from.
+fn service_range(range: ServiceRange) -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"},
+        "spec": {"cidrs": [format!("{}/{}", range.base, range.prefix)]},
+    })
+}
+
+/// Says of the range that it is in use, once.
+async fn service_range_is_ready(server: &Server) -> Result<(), Status> {
+    let range = service_range(server.core().config.services);
+    let context = context(server.core(), &range)?;
+    let options = WriteOptions::parse(&Query::default(), "UpdateOptions")?;
+    let now = catamaran_api::time::format(Timestamp::now());
+    let change = |current: Option<&Value>| {
+        let mut new = current.cloned().unwrap_or_default();
+        let known = new["status"]["conditions"].as_array().is_some_and(|all| !all.is_empty());
+        if !known {
+            new["status"]["conditions"] = json!([{
+                "type": "Ready", "status": "True", "lastTransitionTime": now, "reason": "",
+                "message": "Kubernetes Service CIDR is ready",
+            }]);
+        }
+        Ok(new)
+    };
+    registry::update(&context, (Part::Status, Missing::Refuse), &options, change).await.map(drop)
+}
+
+/// What servers behind this one need to know to trust the callers that it passes on.
+fn authentication(ca_pem: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
+        "data": {"client-ca-file": ca_pem},
+    })
 }
 
 /// Cluster DNS; its endpoints are the nodes' business, so it has no selector.

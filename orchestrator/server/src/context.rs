@@ -1,13 +1,14 @@
 //! One request on its way: who asks for what of which resource, and in which form the answer goes back.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response};
+use http::{HeaderMap, Response};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use catamaran_api::kind::Resource;
+use catamaran_api::kind::{self, Resource};
+use catamaran_api::protobuf;
 use catamaran_api::status::{GroupResource, Status};
 use catamaran_store::Revision;
 
@@ -15,9 +16,11 @@ use crate::authenticate::UserInfo;
 use crate::body::{self, Body};
 use crate::core::Core;
 use crate::custom::Custom;
-use crate::negotiate::{self, Accepted, Media, Shape, Shapes};
+use crate::media::{self, Layout};
+use crate::negotiate::{self, Accepted, Flow, Media, Shape, Shapes};
 use crate::query::Query;
 use crate::route::ResourceRequest;
+use crate::warnings::Warnings;
 use crate::{convert, encode, keys, table};
 
 /// A request for a known resource, after authentication and authorization.
@@ -34,7 +37,7 @@ pub(crate) struct Context {
     pub(crate) headers: HeaderMap,
     pub(crate) user: UserInfo,
     pub(crate) now: Timestamp,
-    warnings: Mutex<Vec<String>>,
+    pub(crate) warnings: Warnings,
 }
 
 /// What a request brings along besides its path.
@@ -63,7 +66,7 @@ impl Context {
             headers,
             user,
             now,
-            warnings: Mutex::new(Vec::new()),
+            warnings: Warnings::default(),
         }
     }
 
@@ -97,7 +100,10 @@ impl Context {
             now: self.now,
         };
         let custom = self.custom.clone().filter(|custom| std::ptr::eq(custom.resource, resource));
-        Context::new(self.core.clone(), request, resource, asked).with_custom(custom)
+        // What is said on the way is said to the same caller.
+        let warnings = self.warnings.clone();
+        let made = Context::new(self.core.clone(), request, resource, asked).with_custom(custom);
+        Context { warnings, ..made }
     }
 
     /// Group and plural, for messages.
@@ -122,12 +128,7 @@ impl Context {
 
     /// Tells the caller something beside the answer.
     pub(crate) fn warn(&self, text: impl Into<String>) {
-        let text = text.into();
-        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
-        // A change that is tried again warns again.
-        if !warnings.contains(&text) {
-            warnings.push(text);
-        }
+        self.warnings.add(text.into());
     }
 
     /// The form of the answer.
@@ -135,11 +136,39 @@ impl Context {
     /// # Errors
     /// 406.
     pub(crate) fn accepted(&self) -> Result<Accepted, Status> {
-        let shapes = match self.resource.storage {
-            catamaran_api::kind::Storage::At { .. } => Shapes::All,
-            catamaran_api::kind::Storage::Transient => Shapes::WholeOnly,
+        negotiate::accept(&self.headers, self.shapes(), Flow::Once)
+    }
+
+    /// The form of a watch's events.
+    ///
+    /// # Errors
+    /// 406.
+    pub(crate) fn accepted_stream(&self) -> Result<Accepted, Status> {
+        negotiate::accept(&self.headers, self.shapes(), Flow::Stream)
+    }
+
+    fn shapes(&self) -> Shapes {
+        let resource = self.resource;
+        let kept = matches!(resource.storage, kind::Storage::At { .. });
+        if !kept && !resource.allows(kind::Verb::List) {
+            return Shapes::WholeOnly;
+        }
+        let has_protobuf = protobuf::has(resource.group, resource.version, resource.kind);
+        if has_protobuf { Shapes::All } else { Shapes::WholeAsText }
+    }
+
+    /// How JSON is laid out: as asked, or for people where a person's program asks.
+    pub(crate) fn layout(&self) -> Layout {
+        let agent = self.headers.get(http::header::USER_AGENT).and_then(|value| value.to_str().ok());
+        let person = || {
+            let agent = agent.unwrap_or_default();
+            ["curl", "Wget", "Mozilla/5.0"].iter().any(|program| agent.starts_with(program))
         };
-        negotiate::accept(&self.headers, shapes)
+        let pretty = match self.query.get("pretty") {
+            Some(_) => self.query.flag("pretty"),
+            None => person(),
+        };
+        if pretty { Layout::Pretty } else { Layout::Compact }
     }
 
     /// Whether stored bytes cannot be served as they are.
@@ -183,10 +212,12 @@ impl Context {
         stored: &[u8],
         revision: Revision,
     ) -> Result<Response<Body>, Status> {
-        if self.converts() || self.accepted()?.shape != Shape::Whole {
+        let accepted = self.accepted()?;
+        let as_it_is = accepted == Accepted { media: Media::Json, shape: Shape::Whole };
+        if !as_it_is || self.converts() || self.layout() == Layout::Pretty {
             return self.value(code, &self.decode(stored, revision)?);
         }
-        Ok(self.respond(code, self.accepted()?.media, encode::splice(stored, revision)))
+        Ok(self.respond(code, accepted.media, encode::splice(stored, revision)))
     }
 
     /// An answer with an object of the resource.
@@ -196,19 +227,18 @@ impl Context {
     pub(crate) fn value(&self, code: u16, object: &Value) -> Result<Response<Body>, Status> {
         let accepted = self.accepted()?;
         let bytes = match accepted.shape {
-            Shape::Whole => serde_json::to_vec(object),
-            Shape::Metadata(version) => serde_json::to_vec(&table::metadata(object, version)),
+            Shape::Whole => media::object(accepted.media, self.layout(), object),
+            Shape::Metadata(version) => {
+                media::object(accepted.media, self.layout(), &table::metadata(object, version))
+            }
             Shape::Table(version) => {
                 let options = table::Options::parse(&self.query, version)?;
-                serde_json::to_vec(&table::of_one(
-                    self.printed(),
-                    self.request.subresource.as_deref(),
-                    object,
-                    (&options, self.now),
-                ))
+                let subresource = self.request.subresource.as_deref();
+                let table = table::of_one(self.printed(), subresource, object, (&options, self.now));
+                media::object(accepted.media, self.layout(), &table)
             }
         };
-        Ok(self.respond(code, accepted.media, bytes.map_err(Status::internal_error)?.into()))
+        Ok(self.respond(code, accepted.media, bytes?))
     }
 
     /// How the resource is shown as a Table.
@@ -217,29 +247,24 @@ impl Context {
         table::Printed { resource: self.resource, columns }
     }
 
-    /// An answer with a Status.
+    /// An answer with a Status, whatever shape is asked for.
     pub(crate) fn status(&self, status: &Status) -> Response<Body> {
-        self.respond(status.code, Media::Json, status.to_json().into())
+        self.plain(status.code, &status.to_value())
     }
 
-    /// An answer with encoded bytes, compressed when long; warnings go along.
+    /// An answer with an object that has no other shape than its own, such as a Status.
+    pub(crate) fn plain(&self, code: u16, object: &Value) -> Response<Body> {
+        let media = negotiate::of_failure(&self.headers);
+        match media::object(media, self.layout(), object) {
+            Ok(bytes) => self.respond(code, media, bytes),
+            Err(_) => self.respond(code, Media::Json, object.to_string().into()),
+        }
+    }
+
+    /// An answer with encoded bytes, compressed when long.
     pub(crate) fn respond(&self, code: u16, media: Media, bytes: Bytes) -> Response<Body> {
         let mut response = body::typed(code, media.as_str(), "");
         body::compress(&mut response, bytes, body::takes_gzip(&self.headers));
-        self.add_warnings(&mut response);
         response
-    }
-
-    /// Adds the warnings so far as `Warning` headers (RFC 7234, code 299).
-    pub(crate) fn add_warnings(&self, response: &mut Response<Body>) {
-        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
-        let long = warnings.iter().map(|text| text.chars().count()).sum::<usize>() > 4096;
-        for text in warnings.drain(..) {
-            let text: String = if long { text.chars().take(256).collect() } else { text };
-            let quoted = text.replace(['\n', '\r'], " ").replace('\\', "\\\\").replace('"', "\\\"");
-            if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
-                response.headers_mut().append(http::header::WARNING, value);
-            }
-        }
     }
 }

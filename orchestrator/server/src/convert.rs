@@ -104,6 +104,10 @@ fn autoscaler_to_v1(object: &mut Value) {
         }
     }
     take(object, "status", "conditions");
+    // The old form always tells it.
+    if object.get("status").is_some_and(|status| status.get("currentReplicas").is_none()) {
+        put(object, "status", "currentReplicas", 0.into());
+    }
 }
 
 #[cfg(test)]

@@ -9,17 +9,19 @@ use tokio::sync::watch;
 
 use catamaran_store::Store;
 
-use crate::admit::Allocator;
+use crate::admit::{Allocator, Locks, Webhooks};
 use crate::agent::AgentClient;
 use crate::authenticate::{StaticTokens, UserInfo};
 use crate::custom::Customs;
 use crate::hub::Hubs;
 use crate::metrics::Metrics;
+use crate::node::Nodes;
 use crate::openapi::OpenApi;
 use crate::pki::{Pki, PkiError, Subject};
 use crate::rbac::Rbac;
 use crate::serve::{Binding, Listen, ServeError};
 use crate::token::{TokenError, Tokens};
+use crate::usage::Usage;
 
 /// Settings of a server.
 #[derive(Debug, Clone)]
@@ -159,9 +161,13 @@ pub(crate) struct Core {
     pub(crate) customs: Customs,
     pub(crate) openapi: OpenApi,
     pub(crate) metrics: Metrics,
+    pub(crate) usage: Usage,
     pub(crate) agents: AgentClient,
     pub(crate) pki: Mutex<Pki>,
     pub(crate) allocator: Allocator,
+    pub(crate) quotas: Locks,
+    pub(crate) webhooks: Webhooks,
+    pub(crate) nodes: Nodes,
     /// Becomes true when the server stops, so that watches end.
     pub(crate) stopping: watch::Sender<bool>,
     pub(crate) started: Timestamp,
@@ -177,15 +183,19 @@ impl Core {
         let customs = Customs::new(hubs.clone(), store.clone());
         Ok(Core {
             rbac: Rbac::new(hubs.clone(), store.clone()),
+            nodes: Nodes::new(hubs.clone(), store.clone()),
             hubs,
             tokens,
             statics: StaticTokens::new(config.tokens.iter().cloned()),
             customs,
             openapi: OpenApi::new(),
             metrics: Metrics::default(),
+            usage: Usage::default(),
             agents,
             pki: Mutex::new(pki),
             allocator: Allocator::default(),
+            quotas: Locks::default(),
+            webhooks: Webhooks::default(),
             stopping: watch::Sender::new(false),
             started: now,
             store,

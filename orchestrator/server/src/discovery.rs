@@ -16,32 +16,20 @@ use crate::custom::Catalog;
 use crate::error;
 use crate::negotiate::{self, MediaRange};
 
-/// Groups in the kind table that this server has no source for yet.
-const NOT_SERVED: [&str; 1] = ["metrics.k8s.io"];
-
-/// Whether a resource is served.
-pub(crate) fn serves(resource: &Resource) -> bool {
-    !NOT_SERVED.contains(&resource.group)
-}
-
 /// The resources of a group version.
 pub(crate) fn resources(group: &str, version: &str) -> impl Iterator<Item = &'static Resource> {
-    kind::resources().iter().filter(move |r| r.group == group && r.version == version && serves(r))
+    kind::resources().iter().filter(move |r| r.group == group && r.version == version)
 }
 
 /// The groups but for core, in order: those of custom resources come last.
 fn groups(catalog: &Catalog) -> impl Iterator<Item = &Group> {
     let built_in: &[Group] = kind::groups();
-    built_in.iter().filter(|group| is_shown(group)).chain(&catalog.groups)
+    built_in.iter().filter(|group| !group.name.is_empty()).chain(&catalog.groups)
 }
 
 /// The resources of a group version, custom ones included.
 fn all_resources(catalog: &Catalog, group: &str, version: &str) -> impl Iterator<Item = &'static Resource> {
     resources(group, version).chain(catalog.of(group, version))
-}
-
-fn is_shown(group: &Group) -> bool {
-    !group.name.is_empty() && !NOT_SERVED.contains(&group.name)
 }
 
 /// A form of the discovery of everything.
@@ -100,7 +88,7 @@ impl Discovery {
         let form = form.ok_or_else(|| Status::not_acceptable(&["application/json"]))?;
         let document = &self.0[&(form, core)];
         let mut response = body::typed(200, form.content_type(), "");
-        let known = headers.get(header::IF_NONE_MATCH).is_some_and(|value| *value == document.etag);
+        let known = body::is_known(headers, document.etag.to_str().unwrap_or_default());
         if known {
             *response.status_mut() = http::StatusCode::NOT_MODIFIED;
         } else {
@@ -108,7 +96,7 @@ impl Discovery {
         }
         let out = response.headers_mut();
         out.insert(header::ETAG, document.etag.clone());
-        out.insert(header::VARY, HeaderValue::from_static("Accept"));
+        out.append(header::VARY, HeaderValue::from_static("Accept"));
         out.insert(header::CACHE_CONTROL, HeaderValue::from_static("public"));
         Ok(response)
     }
@@ -316,6 +304,6 @@ mod tests {
         let pods: Vec<Value> = resources("", "v1").flat_map(legacy).collect();
         let eviction = pods.iter().find(|entry| entry["name"] == "pods/eviction").unwrap();
         assert_eq!(eviction["group"], "policy");
-        assert!(groups(&Catalog::default()).all(|group| group.name != "metrics.k8s.io"));
+        assert!(groups(&Catalog::default()).any(|group| group.name == "metrics.k8s.io"));
     }
 }

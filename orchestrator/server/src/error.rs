@@ -6,6 +6,8 @@ use catamaran_api::status::{GroupResource, Status};
 use catamaran_store::StoreError;
 
 use crate::body::{self, Body};
+use crate::media::{self, Layout};
+use crate::negotiate::Media;
 
 /// A failed operation on one object of a resource, as a Status.
 pub(crate) fn from_store(error: StoreError, resource: GroupResource<'_>, name: &str) -> Status {
@@ -35,9 +37,19 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// The response that carries a Status.
+/// The response that carries a Status, as JSON.
 pub(crate) fn response(status: &Status) -> Response<Body> {
-    let mut response = body::json(status.code, status.to_json());
+    negotiated(status, Media::Json)
+}
+
+/// The response that carries a Status.
+pub(crate) fn negotiated(status: &Status, media: Media) -> Response<Body> {
+    let bytes = match media {
+        // In Kubernetes' order of fields.
+        Media::Json => status.to_json().into(),
+        other => media::object(other, Layout::Compact, &status.to_value()).unwrap_or_default(),
+    };
+    let mut response = body::typed(status.code, media.as_str(), bytes);
     if let Some(seconds) = status.retry_after() {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }

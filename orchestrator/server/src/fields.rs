@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use catamaran_api::kind::Resource;
+use catamaran_api::kind::{GroupVersionKind, Resource};
 use catamaran_api::meta;
 use catamaran_api::patch::apply::{self, Force, Target, Writer};
 use catamaran_api::status::Status;
@@ -95,4 +95,35 @@ pub(crate) fn apply(
         meta::set(&mut config, "name", context.name());
     }
     apply::apply(&target, current, &config, &writer, force).map_err(|error| error.to_status())
+}
+
+/// What is owned through `/scale`, of one kind for all parents.
+fn scale(kind: GroupVersionKind) -> Result<Target<'static>, Status> {
+    Target::of_kind(kind).ok_or_else(|| Status::internal_error("a Scale has no schema"))
+}
+
+/// Notes what a write of a Scale changed in it.
+pub(crate) fn scaled(
+    context: &Context,
+    kind: GroupVersionKind,
+    (new, old): (&mut Value, &Value),
+    options: &WriteOptions,
+) -> Result<(), Status> {
+    let manager = manager(context, options);
+    let writer = Writer { manager: &manager, subresource: subresource(Part::Scale), now: context.now };
+    apply::update(&scale(kind)?, Some(old), new, &writer);
+    Ok(())
+}
+
+/// Server-side apply of a Scale.
+pub(crate) fn apply_scale(
+    context: &Context,
+    kind: GroupVersionKind,
+    (current, config): (&Value, &Value),
+    options: &WriteOptions,
+) -> Result<Value, Status> {
+    let manager = manager(context, options);
+    let writer = Writer { manager: &manager, subresource: subresource(Part::Scale), now: context.now };
+    let force = if options.force == Some(true) { Force::Yes } else { Force::No };
+    apply::apply(&scale(kind)?, Some(current), config, &writer, force).map_err(|error| error.to_status())
 }

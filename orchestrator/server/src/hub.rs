@@ -13,6 +13,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use catamaran_store::{Event, EventKind, Revision, Store, StoreError, Watch};
 
 use crate::encode;
+use crate::media;
+use crate::negotiate::Media;
 
 /// Changes that a ring holds at most.
 const RING_EVENTS: usize = 8_192;
@@ -52,6 +54,7 @@ pub(crate) struct Change {
     /// The state before a modification.
     pub(crate) previous: Option<Bytes>,
     frame: OnceLock<Bytes>,
+    message: OnceLock<Bytes>,
     object: OnceLock<Option<Value>>,
     previous_object: OnceLock<Option<Value>>,
 }
@@ -72,14 +75,24 @@ impl Change {
             value: event.entry.value.clone(),
             previous: previous.flatten(),
             frame: OnceLock::new(),
+            message: OnceLock::new(),
             object: OnceLock::new(),
             previous_object: OnceLock::new(),
         }
     }
 
     /// The watch event as every watcher without a selector sees it.
-    pub(crate) fn frame(&self) -> Bytes {
-        self.frame.get_or_init(|| frame(self.kind, &self.value, self.revision)).clone()
+    pub(crate) fn frame(&self, media: Media) -> Bytes {
+        match media {
+            Media::Protobuf => self.message.get_or_init(|| {
+                let object = self.object().unwrap_or(&Value::Null);
+                media::event(media, self.kind.as_str(), object)
+            }),
+            Media::Json | Media::Yaml => {
+                self.frame.get_or_init(|| frame(self.kind, &self.value, self.revision))
+            }
+        }
+        .clone()
     }
 
     /// The decoded state, with the revision of the change.
@@ -366,9 +379,13 @@ mod tests {
         let kinds: Vec<_> = seen.iter().map(|change| (change.kind, change.revision)).collect();
         assert_eq!(kinds, [(ChangeKind::Added, 1), (ChangeKind::Modified, 3), (ChangeKind::Deleted, 4)]);
         let others = two.take(100).unwrap();
-        assert_eq!(others[0].frame().as_ptr(), seen[0].frame().as_ptr(), "encoded once");
         assert_eq!(
-            seen[2].frame(),
+            others[0].frame(Media::Json).as_ptr(),
+            seen[0].frame(Media::Json).as_ptr(),
+            "encoded once"
+        );
+        assert_eq!(
+            seen[2].frame(Media::Json),
             "{\"type\":\"DELETED\",\"object\":{\"metadata\":{\"resourceVersion\":\"4\",\"name\":\"y\"}}}\n"
         );
         assert_eq!(hub.progress().await, Some(4));

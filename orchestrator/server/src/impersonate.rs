@@ -155,6 +155,14 @@ mod tests {
     }
 
     #[test]
+    fn a_header_that_is_not_text_is_refused_instead_of_left_out() {
+        let mut headers = HeaderMap::new();
+        headers.append("impersonate-user", http::HeaderValue::from_bytes(b"jane\xff").unwrap());
+        let refused = Wanted::of(&headers).unwrap_err();
+        assert_eq!((refused.code, refused.message.contains("impersonate-user")), (400, true), "{refused:?}");
+    }
+
+    #[test]
     fn accounts() {
         assert_eq!(service_account("system:serviceaccount:a:b"), Some(("a", "b")));
         for other in

@@ -57,9 +57,7 @@ impl OpenApi {
             let borrowed = hashes.iter().map(|(group, version, hash)| (*group, *version, hash.as_str()));
             openapi::index(borrowed).to_string().into()
         });
-        let mut response = body::typed(200, "application/json", "");
-        body::compress(&mut response, bytes.clone(), body::takes_gzip(headers));
-        response
+        tagged(headers, "application/json", (bytes.clone(), &openapi::hash(bytes)))
     }
 
     /// `/openapi/v3/…` of a group version; another hash is sent to the right one.
@@ -84,18 +82,8 @@ impl OpenApi {
             }
             return Ok(response);
         }
-        let etag = format!("\"{hash}\"");
-        let mut response = body::typed(200, "application/json", "");
-        if headers.get(header::IF_NONE_MATCH).is_some_and(|value| value.as_bytes() == etag.as_bytes()) {
-            *response.status_mut() = http::StatusCode::NOT_MODIFIED;
-        } else {
-            body::compress(&mut response, bytes, body::takes_gzip(headers));
-        }
+        let mut response = tagged(headers, "application/json", (bytes, &hash));
         let out = response.headers_mut();
-        if let Ok(etag) = HeaderValue::from_str(&etag) {
-            out.insert(header::ETAG, etag);
-        }
-        out.insert(header::VARY, HeaderValue::from_static("Accept"));
         if query.get("hash").is_some() {
             out.insert(header::CACHE_CONTROL, HeaderValue::from_static(YEAR));
             let expires = jiff::Timestamp::now() + jiff::Span::new().hours(24 * 365);
@@ -119,10 +107,31 @@ impl OpenApi {
             .find(|name| matches!(*name, PROTOBUF | "application/json" | "application/*" | "*/*"));
         if first == Some(PROTOBUF) {
             let media = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-            return body::typed(200, media, openapi::v2_protobuf());
+            let bytes = openapi::v2_protobuf();
+            let hash = openapi::hash(&bytes);
+            return tagged(headers, media, (bytes, &hash));
         }
-        body::json(200, openapi::v2())
+        let bytes = openapi::v2();
+        let hash = openapi::hash(&bytes);
+        tagged(headers, "application/json", (bytes, &hash))
     }
+}
+
+/// A document with its tag; who has it already is told so.
+fn tagged(headers: &HeaderMap, media: &str, (bytes, hash): (Bytes, &str)) -> Response<Body> {
+    let etag = format!("\"{hash}\"");
+    let mut response = body::typed(200, media, "");
+    if body::is_known(headers, &etag) {
+        *response.status_mut() = http::StatusCode::NOT_MODIFIED;
+    } else {
+        body::compress(&mut response, bytes, body::takes_gzip(headers));
+    }
+    let out = response.headers_mut();
+    if let Ok(etag) = HeaderValue::from_str(&etag) {
+        out.insert(header::ETAG, etag);
+    }
+    out.append(header::VARY, HeaderValue::from_static("Accept"));
+    response
 }
 
 #[cfg(test)]

@@ -66,14 +66,15 @@ impl ListOptions {
     pub(crate) fn parse(query: &Query, resource: &Resource, watch: bool) -> Result<Self, Status> {
         let resource_version = match query.get("resourceVersion") {
             Some(text) => Some(text.parse::<Revision>().map_err(|_| {
-                Status::bad_request(format!("resource version {text:?} is invalid: must be a number"))
+                Status::bad_request(format!("invalid resource version: {text:?} is no number"))
             })?),
             None => None,
         };
         check_match(query, watch)?;
         let continues = match query.get("continue") {
-            Some(token) => Some(Continue::parse(token)?),
-            None => None,
+            // A watch has no pages.
+            Some(token) if !watch => Some(Continue::parse(token)?),
+            _ => None,
         };
         if continues.is_some() && resource_version.is_some_and(|version| version != 0) {
             return Err(Status::bad_request(
@@ -102,44 +103,57 @@ impl ListOptions {
 /// The rules for `resourceVersionMatch` and `sendInitialEvents`.
 fn check_match(query: &Query, watch: bool) -> Result<(), Status> {
     let wanted = query.get("resourceVersionMatch");
-    let version = query.get("resourceVersion");
-    let initial = query.get("sendInitialEvents");
-    let root = Path::root("resourceVersionMatch");
+    let initial = query.get("sendInitialEvents").is_some();
+    let errors =
+        if watch { watch_errors(query, wanted, initial) } else { list_errors(query, wanted, initial) };
+    if errors.is_empty() { Ok(()) } else { Err(Status::invalid("meta.k8s.io", "ListOptions", "", &errors)) }
+}
+
+const MATCH: Path<'static> = Path::root("resourceVersionMatch");
+
+fn list_errors(query: &Query, wanted: Option<&str>, initial: bool) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    match wanted {
-        Some(text) if watch && initial.is_none() => errors.push(FieldError::forbidden(
-            &root,
-            format!("resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided, got {text:?}"),
-        )),
-        Some(text) if watch && text != "NotOlderThan" => {
-            errors.push(FieldError::not_supported(&root, text, &["NotOlderThan"]));
+    if let Some(wanted) = wanted {
+        let mut forbid = |why: &str| errors.push(FieldError::forbidden(&MATCH, why));
+        if query.get("resourceVersion").is_none() {
+            forbid("resourceVersionMatch is forbidden unless resourceVersion is provided");
         }
-        Some(_) if watch => {}
-        Some(_) if query.get("continue").is_some() => errors.push(FieldError::forbidden(
-            &root,
-            "resourceVersionMatch is forbidden when continue is provided",
-        )),
-        Some(_) if version.is_none() => errors.push(FieldError::forbidden(
-            &root,
-            "resourceVersionMatch is forbidden unless resourceVersion is provided",
-        )),
-        Some("Exact") if version == Some("0") => errors.push(FieldError::forbidden(
-            &root,
-            "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
-        )),
-        Some("Exact" | "NotOlderThan") => {}
-        Some(text) => errors.push(FieldError::not_supported(&root, text, &["Exact", "NotOlderThan"])),
-        None if watch && initial.is_some() => errors.push(FieldError::forbidden(
-            &root,
-            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-        )),
-        None => {}
+        if query.get("continue").is_some() {
+            forbid("resourceVersionMatch is forbidden when continue is provided");
+        }
+        if wanted == "Exact" && query.get("resourceVersion") == Some("0") {
+            forbid("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
+        }
+        if !matches!(wanted, "Exact" | "NotOlderThan") {
+            errors.push(FieldError::not_supported(&MATCH, wanted, &["Exact", "NotOlderThan", ""]));
+        }
     }
-    if !watch && initial.is_some() {
+    if initial {
         let path = Path::root("sendInitialEvents");
         errors.push(FieldError::forbidden(&path, "sendInitialEvents is forbidden for list"));
     }
-    if errors.is_empty() { Ok(()) } else { Err(Status::invalid("meta.k8s.io", "ListOptions", "", &errors)) }
+    errors
+}
+
+fn watch_errors(query: &Query, wanted: Option<&str>, initial: bool) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if initial && wanted != Some("NotOlderThan") {
+        let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+        errors.push(FieldError::forbidden(&MATCH, why));
+    }
+    let Some(wanted) = wanted else { return errors };
+    if !initial {
+        let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+        errors.push(FieldError::forbidden(&MATCH, why));
+    }
+    if wanted != "NotOlderThan" {
+        errors.push(FieldError::not_supported(&MATCH, wanted, &["NotOlderThan"]));
+    }
+    if query.get("continue").is_some() {
+        let why = "resourceVersionMatch is forbidden when continue is provided";
+        errors.push(FieldError::forbidden(&MATCH, why));
+    }
+    errors
 }
 
 fn number(query: &Query, name: &str) -> Result<Option<u64>, Status> {
@@ -184,24 +198,29 @@ impl Continue {
     }
 
     fn parse(text: &str) -> Result<Self, Status> {
-        let refuse = |why: &str| Status::bad_request(format!("continue key is not valid: {why}"));
-        let bytes =
-            BASE64_URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|e| refuse(&e.to_string()))?;
-        let token: Token = serde_json::from_slice(&bytes).map_err(|error| refuse(&error.to_string()))?;
+        let refuse = |why: &str| {
+            Status::bad_request(format!("invalid continue token: continue key is not valid{why}"))
+        };
+        let bytes = BASE64_URL_SAFE_NO_PAD
+            .decode(text.trim_end_matches('='))
+            .map_err(|error| refuse(&format!(": {error}")))?;
+        let token: Token = serde_json::from_slice(&bytes).map_err(|error| refuse(&format!(": {error}")))?;
         if token.v != TOKEN_VERSION {
-            return Err(refuse(&format!("server does not recognize this encoded version {:?}", token.v)));
+            return Err(refuse(&format!(": server does not recognize this encoded version {}", token.v)));
+        }
+        if token.rv == 0 {
+            return Err(refuse(": incorrect encoded start resourceVersion (version meta.k8s.io/v1)"));
         }
         let after = token.start.trim_end_matches('\0').to_owned();
-        let clean = !after.is_empty() && after.split('/').all(|part| !matches!(part, "" | "." | ".."));
-        if !clean {
-            return Err(refuse(&format!("{:?}", token.start)));
+        if after.is_empty() {
+            return Err(refuse(": encoded start key empty (version meta.k8s.io/v1)"));
         }
-        let revision = match token.rv {
-            -1 => None,
-            0 => return Err(refuse("incorrect encoded start resourceVersion (version meta.k8s.io/v1)")),
-            rv => Some(Revision::try_from(rv).map_err(|_| refuse("negative resourceVersion"))?),
-        };
-        Ok(Continue { revision, after })
+        // No token leads out of the list that it is for.
+        if after.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            return Err(refuse(&format!(": {}", token.start)));
+        }
+        // Any negative revision goes on with the present state.
+        Ok(Continue { revision: Revision::try_from(token.rv).ok(), after })
     }
 }
 
@@ -308,9 +327,16 @@ pub(crate) struct DeleteOptions {
     pub(crate) propagation: Option<Propagation>,
     pub(crate) preconditions: Preconditions,
     pub(crate) dry_run: DryRun,
+    /// The old way to ask for dependents to go (`orphanDependents=false`), whose answer may come before they have.
+    orphans_nobody: bool,
 }
 
 impl DeleteOptions {
+    /// The code of the answer when the object is still there.
+    pub(crate) fn code_while_waiting(&self) -> u16 {
+        if self.orphans_nobody { 202 } else { 200 }
+    }
+
     /// From a decoded `DeleteOptions` (null when there is no body) and the query.
     pub(crate) fn parse(body: serde_json::Value, query: &Query) -> Result<Self, Status> {
         let empty = body.as_object().is_none_or(serde_json::Map::is_empty);
@@ -341,6 +367,7 @@ impl DeleteOptions {
             propagation,
             preconditions: wanted.preconditions.unwrap_or_default(),
             dry_run,
+            orphans_nobody: wanted.orphan_dependents == Some(false),
         })
     }
 }

@@ -6,10 +6,11 @@ use serde_json::Value;
 use tracing::Instrument;
 
 use catamaran_api::decode::{ContentType, Strictness};
+use catamaran_api::field_error::{ErrorType, FieldError};
 use catamaran_api::kind::{GroupVersionKind, Storage};
 use catamaran_api::status::{Reason, Status};
-use catamaran_api::{defaults, meta, name, validate};
-use catamaran_store::{Entry, Expect, Revision, StoreError};
+use catamaran_api::{defaults, meta, name, validate, warn};
+use catamaran_store::{Entry, Expect, Put, Revision, StoreError};
 
 use crate::authorize::{self, Action, Attributes};
 use crate::context::Context;
@@ -113,9 +114,9 @@ pub(crate) fn check_place(context: &Context, object: &mut Value) -> Result<(), S
             "the namespace of the provided object does not match the namespace sent on the request",
         ));
     }
-    if context.resource.namespaced() {
-        meta::set(object, "namespace", asked);
-    }
+    // What belongs to the whole cluster is in no namespace, whatever it says.
+    let namespace = if context.resource.namespaced() { Value::from(asked) } else { Value::Null };
+    meta::set(object, "namespace", namespace);
     if let Some(asked) = context.request.name.as_deref() {
         let said = meta::name(object).to_owned();
         if said.is_empty() {
@@ -146,17 +147,20 @@ pub(crate) async fn create(
     let prefix = meta::generate_name(&object).to_owned();
     let generates = meta::name(&object).is_empty() && !prefix.is_empty();
     let attempts = if generates { NAME_ATTEMPTS } else { 1 };
+    let mut name = meta::name(&object).to_owned();
     for _ in 0..attempts {
         let mut object = object.clone();
         if generates {
-            meta::set(&mut object, "name", name::generate(&prefix, rand::random()));
+            name = name::generate(&prefix, rand::random());
+            meta::set(&mut object, "name", name.as_str());
         }
         match create_named(context, object, options).await {
-            Err(status) if generates && status.reason == Some(Reason::AlreadyExists) => {}
+            // Also where the name was given: who gives a prefix as well is told to try again.
+            Err(status) if !prefix.is_empty() && status.reason == Some(Reason::AlreadyExists) => {}
             done => return done,
         }
     }
-    Err(Status::generate_name_conflict(context.group_resource(), &prefix))
+    Err(Status::generate_name_conflict(context.group_resource(), &name))
 }
 
 /// Built-in kinds are judged and kept in one form.
@@ -189,7 +193,8 @@ async fn create_named(
     custom::fill(context, &mut object);
     convert_builtin(context, &mut object);
     defaults::on_create(context.stored, &mut object);
-    let reserved = admit::create(context, &mut object).instrument(tracing::info_span!("admit")).await?;
+    let admitting = admit::create(context, &mut object, options);
+    let reserved = admitting.instrument(tracing::info_span!("admit")).await?;
     defaults::apply(context.stored, &mut object);
     let mut errors = validate::create(context.stored, &object);
     errors.extend(custom::check_create(context, &object));
@@ -201,11 +206,14 @@ async fn create_named(
             &errors,
         ));
     }
+    warn::object(context.stored, &object, None).into_iter().for_each(|text| context.warn(text));
+    admit::check_created(context, &object, options).instrument(tracing::info_span!("admit")).await?;
     fields::created(context, &mut object, options);
     let answer = convert_custom(context, &mut object).await?;
     let bytes = encode::encode(&object);
     let key = keys::one(context.stored, context.namespace(), meta::name(&object));
     if options.dry_run == DryRun::All {
+        admit::check_quota(context, Part::Main, (&object, None)).await?;
         let name = meta::name(&object);
         let found = context.core.store.get(&key).await;
         return match found.map_err(|error| error::from_store(error, context.group_resource(), name))? {
@@ -213,10 +221,11 @@ async fn create_named(
             None => Ok(Written { bytes: answer.unwrap_or(bytes), revision: 0, effect: Effect::Created }),
         };
     }
-    let put =
-        context.core.store.put(&key, bytes, Expect::Absent).instrument(tracing::info_span!("store")).await;
+    let put = Put { key, value: bytes, expect: Expect::Absent };
+    let writing = admit::put(context, Part::Main, (&object, None), put);
+    let put = writing.instrument(tracing::info_span!("store")).await;
     drop(reserved);
-    match put {
+    match put? {
         Ok(entry) => Ok(Written {
             bytes: answer.unwrap_or(entry.value),
             revision: entry.mod_revision,
@@ -315,18 +324,23 @@ async fn update_once(
     convert_builtin(context, &mut new);
     let old = if context.custom.is_some() { &*served } else { &stored };
     strategy::prepare_update(context.stored, part, &mut new, old);
-    let reserved =
-        admit::update(context, part, &mut new, old).instrument(tracing::info_span!("admit")).await?;
+    let admitting = admit::update(context, part, (&mut new, old), options);
+    let reserved = admitting.instrument(tracing::info_span!("admit")).await?;
     let mut errors = validate::update(context.stored, &new, old, part.written());
     errors.extend(custom::check_update(context, part, &new, old));
     if !errors.is_empty() {
         let (group, kind) = (context.resource.group, context.resource.kind);
         return Err(Status::invalid(group, kind, meta::name(&new), &errors).into());
     }
+    if part == Part::Main {
+        warn::object(context.stored, &new, Some(old)).into_iter().for_each(|text| context.warn(text));
+    }
+    let checking = admit::check_updated(context, part, (&new, old), options);
+    checking.instrument(tracing::info_span!("admit")).await?;
     fields::updated(context, part, (&mut new, old), options);
     let answer = convert_custom(context, &mut new).await?;
-    let stored = (entry, &stored);
-    let written = commit(context, options, stored, new).instrument(tracing::info_span!("store")).await;
+    let committing = commit(context, (part, options), (entry, &stored), new);
+    let written = committing.instrument(tracing::info_span!("store")).await;
     drop(reserved);
     let written = written?;
     let unchanged = written.revision == entry.mod_revision && options.dry_run == DryRun::No;
@@ -346,15 +360,15 @@ fn check_preconditions(context: &Context, part: Part, new: &Value, old: &Value) 
     }
     if version.is_empty() || version == "0" {
         if !context.resource.unconditional_update && part != Part::Scale {
-            let path = catamaran_api::field_error::Path::root("metadata.resourceVersion");
-            let error =
-                catamaran_api::field_error::FieldError::invalid(&path, 0, "must be specified for an update");
-            return Err(Status::invalid(
-                context.resource.group,
-                context.resource.kind,
-                context.name(),
-                &[error],
-            ));
+            // Kubernetes shows the number as its memory holds it, and names the resource where others name the kind.
+            let error = FieldError {
+                kind: ErrorType::Invalid,
+                field: "metadata.resourceVersion".to_owned(),
+                value: None,
+                detail: "0x0: must be specified for an update".to_owned(),
+            };
+            let (group, plural) = (context.resource.group, context.resource.plural);
+            return Err(Status::invalid(group, plural, context.name(), &[error]));
         }
         return Ok(());
     }
@@ -373,7 +387,7 @@ fn check_preconditions(context: &Context, part: Part, new: &Value, old: &Value) 
 /// nothing changed.
 async fn commit(
     context: &Context,
-    options: &WriteOptions,
+    (part, options): (Part, &WriteOptions),
     (entry, old): (&Entry, &Value),
     new: Value,
 ) -> Result<Written, Retry> {
@@ -384,6 +398,7 @@ async fn commit(
     let bytes = encode::encode(&new);
     let gone = strategy::is_gone(context.stored, &new);
     if options.dry_run == DryRun::All {
+        admit::check_quota(context, part, (&new, Some(old))).await?;
         let effect = if gone { Effect::Deleted } else { Effect::Updated };
         return Ok(Written { bytes, revision: entry.mod_revision, effect });
     }
@@ -394,7 +409,9 @@ async fn commit(
         let deleted = store.delete(&entry.key, expect).await.map_err(|error| retry(context, error))?;
         return Ok(Written { bytes, revision: deleted.mod_revision, effect: Effect::Deleted });
     }
-    let done = store.put(&entry.key, bytes, expect).await.map_err(|error| retry(context, error))?;
+    let put = Put { key: entry.key.to_string(), value: bytes, expect };
+    let done = admit::put(context, part, (&new, Some(old)), put).await?;
+    let done = done.map_err(|error| retry(context, error))?;
     Ok(Written { bytes: done.value, revision: done.mod_revision, effect: Effect::Updated })
 }
 

@@ -19,7 +19,7 @@ use crate::core::{Core, ServerConfig, ServerError};
 use crate::imageregistry::{ImageRegistryConfig, run_image_registry};
 use crate::pki::{Credentials, Pki, Subject};
 use crate::serve::{self, Handler, Listeners, ServeError};
-use crate::{bootstrap, custom, dispatch, expire};
+use crate::{bootstrap, custom, dispatch, expire, identity};
 
 /// The API server. Cheap to clone.
 #[derive(Clone)]
@@ -182,6 +182,7 @@ async fn run_all(server: Server, mut stop: tokio::sync::watch::Receiver<bool>) -
     tokio::select! {
         ended = serving => ended,
         () = expire::run(&*server.0.store) => Ok(()),
+        () = identity::run(&server.0) => Ok(()),
     }
 }
 

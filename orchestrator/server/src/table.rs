@@ -33,9 +33,9 @@ impl Options {
             Some("None") => Include::Nothing,
             Some("Object") => Include::Object,
             Some(other) => {
-                let path = Path::root("includeObject");
-                let error = FieldError::not_supported(&path, other, &["Metadata", "None", "Object"]);
-                return Err(Status::invalid("meta.k8s.io", "TableOptions", "", &[error]));
+                let why = "must be 'Metadata', 'Object', 'None', or empty";
+                let error = FieldError::invalid(&Path::root("includeObject"), other, why);
+                return Err(Status::bad_request(format!("Unable to convert to Table as requested: {error}")));
             }
         };
         Ok(Options { version, include })
@@ -99,6 +99,15 @@ pub(crate) fn of_rows(
 /// The row of one object.
 pub(crate) fn row(printed: Printed<'_>, object: &Value, options: &Options, now: Timestamp) -> Value {
     finish_row(printed.cells(object, now), object, printed.conditions(object), options)
+}
+
+/// The row of a bookmark, whose metadata has to be seen.
+pub(crate) fn bookmark_row(printed: Printed<'_>, object: &Value, options: &Options, now: Timestamp) -> Value {
+    let include = match options.include {
+        Include::Object => Include::Object,
+        Include::Nothing | Include::Metadata => Include::Metadata,
+    };
+    row(printed, object, &Options { include, ..*options }, now)
 }
 
 fn finish_row(cells: Vec<Value>, object: &Value, conditions: Option<Value>, options: &Options) -> Value {
@@ -170,6 +179,6 @@ mod tests {
         let parse = |raw| Options::parse(&Query::parse(Some(raw)), "v1");
         assert_eq!(parse("includeObject=Object").unwrap().include, Include::Object);
         assert_eq!(parse("").unwrap().include, Include::Metadata);
-        assert_eq!(parse("includeObject=x").unwrap_err().code, 422);
+        assert_eq!(parse("includeObject=x").unwrap_err().code, 400);
     }
 }

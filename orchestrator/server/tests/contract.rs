@@ -6,146 +6,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use catamaran_server::{Body, Server, ServerConfig, UserInfo};
-use catamaran_store::{MemoryStore, Store};
-use http::{HeaderMap, Method, Request};
-use http_body_util::{BodyExt, Full};
+use catamaran_server::UserInfo;
+use catamaran_store::Store;
+use http::Method;
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
-use tower::{Service, ServiceExt};
 
-struct Api {
-    server: Server,
-    store: Arc<MemoryStore>,
-    user: UserInfo,
-    _dir: tempfile::TempDir,
-}
+mod support;
 
-struct Reply {
-    code: u16,
-    headers: HeaderMap,
-    bytes: Bytes,
-}
-
-impl Reply {
-    fn json(&self) -> Value {
-        serde_json::from_slice(&self.bytes).unwrap_or_else(|_| panic!("no JSON: {:?}", self.bytes))
-    }
-
-    /// Code and message of a Status.
-    fn failure(&self) -> (u16, String) {
-        let status = self.json();
-        assert_eq!(status["kind"], "Status", "{status}");
-        (self.code, status["message"].as_str().unwrap_or_default().to_owned())
-    }
-
-    #[track_caller]
-    fn ok(self) -> Value {
-        assert!(self.code < 300, "{} {:?}", self.code, self.bytes);
-        self.json()
-    }
-}
-
-impl Api {
-    async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Arc::new(MemoryStore::new());
-        let server = Server::new(ServerConfig::new(dir.path()), store.clone()).unwrap();
-        server.bootstrap().await.unwrap();
-        let user = UserInfo::new("admin", &["system:masters"]);
-        let api = Api { server, store, user, _dir: dir };
-        api.post(
-            "/api/v1/namespaces/default/serviceaccounts",
-            &json!({
-                "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"},
-            }),
-        )
-        .await
-        .ok();
-        api
-    }
-
-    async fn open(
-        &self,
-        method: Method,
-        uri: &str,
-        headers: &[(&str, &str)],
-        body: Vec<u8>,
-    ) -> http::Response<Body> {
-        let mut request = Request::builder().method(method).uri(uri);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let request = request.body(Full::<Bytes>::from(body)).unwrap();
-        let mut service = self.server.service(self.user.clone());
-        ServiceExt::<Request<Full<Bytes>>>::ready(&mut service).await.unwrap().call(request).await.unwrap()
-    }
-
-    async fn send(&self, method: Method, uri: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Reply {
-        let (parts, body) = self.open(method, uri, headers, body).await.into_parts();
-        let bytes = body.collect().await.unwrap().to_bytes();
-        Reply { code: parts.status.as_u16(), headers: parts.headers, bytes }
-    }
-
-    async fn get(&self, uri: &str) -> Reply {
-        self.send(Method::GET, uri, &[], Vec::new()).await
-    }
-
-    async fn post(&self, uri: &str, body: &Value) -> Reply {
-        self.send(Method::POST, uri, &[], body.to_string().into()).await
-    }
-
-    async fn put(&self, uri: &str, body: &Value) -> Reply {
-        self.send(Method::PUT, uri, &[], body.to_string().into()).await
-    }
-
-    async fn delete(&self, uri: &str, options: &Value) -> Reply {
-        let body = if options.is_null() { Vec::new() } else { options.to_string().into() };
-        self.send(Method::DELETE, uri, &[], body).await
-    }
-
-    async fn patch(&self, kind: &str, uri: &str, body: &Value) -> Reply {
-        let media = format!("application/{kind}");
-        self.send(Method::PATCH, uri, &[("content-type", &media)], body.to_string().into()).await
-    }
-
-    async fn watch(&self, uri: &str) -> Watch {
-        let response = self.open(Method::GET, uri, &[], Vec::new()).await;
-        assert_eq!(response.status(), 200);
-        Watch { body: response.into_body(), rest: Vec::new() }
-    }
-}
-
-struct Watch {
-    body: Body,
-    rest: Vec<u8>,
-}
-
-impl Watch {
-    /// The next event; none at the end of the stream.
-    async fn next(&mut self) -> Option<Value> {
-        loop {
-            if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.rest.drain(..=end).collect();
-                return Some(serde_json::from_slice(&line).unwrap());
-            }
-            let frame = tokio::time::timeout(Duration::from_secs(5), self.body.frame())
-                .await
-                .expect("an event in time");
-            self.rest.extend_from_slice(&frame?.unwrap().into_data().unwrap_or_default());
-        }
-    }
-
-    async fn kinds(&mut self, count: usize) -> Vec<String> {
-        let mut kinds = Vec::new();
-        for _ in 0..count {
-            let event = self.next().await.unwrap();
-            let name = event["object"]["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-            kinds.push(format!("{} {name}", event["type"].as_str().unwrap()));
-        }
-        kinds
-    }
-}
+use support::{Api, version};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const PODS: &str = "/api/v1/namespaces/default/pods";
@@ -174,10 +43,6 @@ fn deployment(name: &str) -> Value {
             },
         },
     })
-}
-
-fn version(object: &Value) -> &str {
-    object["metadata"]["resourceVersion"].as_str().unwrap()
 }
 
 #[tokio::test]

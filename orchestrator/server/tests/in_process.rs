@@ -48,6 +48,8 @@ async fn watchers_list_and_follow_both_ways() {
         let maps: Api<ConfigMap> = Api::all(client.clone());
         let own: Api<ConfigMap> = Api::default_namespaced(client);
         own.create(&PostParams::default(), &map("a")).await.unwrap();
+        // The cluster has maps of its own.
+        let config = config.fields("metadata.namespace=default");
         let mut seen = watcher(maps, config).applied_objects().boxed();
         let next = async |seen: &mut futures::stream::BoxStream<'_, _>| {
             tokio::time::timeout(Duration::from_secs(5), seen.try_next()).await.unwrap().unwrap().unwrap()

@@ -108,13 +108,13 @@ impl Cgroup {
                 Err(source) => return Err(CgroupError::Make { path: directory, source }),
             }
         }
-        if let Some(cpuset) = self.layout.controller("cpuset")
-            && used.contains(&cpuset.to_path_buf())
-        {
-            layout::inherit_cpuset(cpuset, &self.path)?;
-        }
-        if let Layout::V2(root) = &*self.layout {
-            layout::enable_controllers(root, &self.path, resources)?;
+        match &*self.layout {
+            Layout::V1 { controllers, .. } => {
+                if let Some(cpuset) = controllers.get("cpuset").filter(|path| used.contains(path)) {
+                    layout::inherit_cpuset(cpuset, &self.path)?;
+                }
+            }
+            Layout::V2(root) => layout::enable_controllers(root, &self.path, resources)?,
         }
         self.update(resources)?;
         devices::apply(&self.layout, &self.path, resources)

@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use self::managed::{Managed, ManagerId, Operation};
 use self::updater::Conflicts;
 use super::PatchError;
-use crate::kind::{self, Resource};
+use crate::kind::{self, GroupVersionKind, Resource};
 use crate::status::{Cause, Status, quoted};
 use crate::{meta, schema};
 
@@ -49,6 +49,19 @@ impl Target<'static> {
             versions: kind::resources().iter().filter(same_kind).map(Resource::api_version).collect(),
             reset: reset_fields(resource.status, subresource),
         }
+    }
+}
+
+impl Target<'static> {
+    /// Objects of a kind that is no resource of its own, such as `Scale`; none when it has no schema.
+    pub fn of_kind(kind: GroupVersionKind) -> Option<Self> {
+        let of = schema::of_kind(kind.group, kind.version, kind.kind)?;
+        Some(Target {
+            shape: Shape::of_struct(of),
+            api_version: kind.api_version(),
+            versions: vec![kind.api_version()],
+            reset: reset_fields(true, ""),
+        })
     }
 }
 

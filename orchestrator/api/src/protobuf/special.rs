@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::wire::{Reader, put_bytes, put_integer};
 use super::{MAGIC, ProtobufError, decode};
 use crate::quantity::Quantity;
-use crate::time;
+use crate::time::{self, format_duration as duration_text};
 
 /// `Time` and `MicroTime`: 1 seconds, 2 nanoseconds; an empty message is no time.
 pub(super) fn read_time(
@@ -121,20 +121,6 @@ pub(super) fn read_duration(bytes: &[u8]) -> Result<Value, ProtobufError> {
         }
     }
     Ok(duration_text(nanos).into())
-}
-
-fn duration_text(nanos: i64) -> String {
-    let sign = if nanos < 0 { "-" } else { "" };
-    let all = nanos.unsigned_abs();
-    let (hours, minutes) = (all / 3_600_000_000_000, all / 60_000_000_000 % 60);
-    let (seconds, rest) = (all / 1_000_000_000 % 60, all % 1_000_000_000);
-    let fraction =
-        if rest == 0 { String::new() } else { format!(".{rest:09}").trim_end_matches('0').to_owned() };
-    match (hours, minutes) {
-        (0, 0) => format!("{sign}{seconds}{fraction}s"),
-        (0, _) => format!("{sign}{minutes}m{seconds}{fraction}s"),
-        _ => format!("{sign}{hours}h{minutes}m{seconds}{fraction}s"),
-    }
 }
 
 pub(super) fn write_duration(text: &str, field: &'static str) -> Result<Vec<u8>, ProtobufError> {

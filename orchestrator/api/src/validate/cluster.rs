@@ -180,6 +180,7 @@ fn priority_class(o: &Value, errors: &mut Errors) {
 pub(super) fn update(plural: &str, new: &Value, old: &Value, errors: &mut Errors) {
     match plural {
         "runtimeclasses" => immutable(new, old, "handler", &ROOT, errors),
+        "nodes" => update_node(new, old, errors),
         "priorityclasses" => {
             if integer(new, "value") != integer(old, "value") {
                 let message = "may not be changed in an update.";
@@ -190,6 +191,17 @@ pub(super) fn update(plural: &str, new: &Value, old: &Value, errors: &mut Errors
             }
         }
         _ => {}
+    }
+}
+
+/// What is decided once about a node.
+fn update_node(new: &Value, old: &Value, errors: &mut Errors) {
+    for (field, name) in [("podCIDRs", "podCIDR"), ("providerID", "providerID")] {
+        let before = at(&old["spec"], field);
+        if before.is_some() && at(&new["spec"], field) != before {
+            let message = format!("node updates may not change {name} except from \"\" to valid");
+            errors.push(FieldError::forbidden(&SPEC.child(field), message));
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use super::Errors;
 use super::check::{IMMUTABLE, NOT_NEGATIVE, labels, messages};
 use crate::field_error::{FieldError, Path};
 use crate::fields::{list, map, number, text};
-use crate::kind::{Resource, Scope};
+use crate::kind::{self, Resource, Scope};
 use crate::meta;
 use crate::name::{self, NameRule};
 
@@ -37,7 +37,24 @@ pub(super) fn create(resource: &Resource, object: &Value) -> Errors {
         }
     }
     common(object, &mut errors);
+    standard_finalizers(resource, object, &mut errors);
     errors
+}
+
+/// A finalizer without a domain must be one of Kubernetes' own; what comes from definitions is freer.
+fn standard_finalizers(resource: &Resource, object: &Value, errors: &mut Errors) {
+    let built_in = kind::find(resource.group, resource.version, resource.plural).is_some();
+    if !built_in || matches!(resource.group, "apiextensions.k8s.io" | "apiregistration.k8s.io") {
+        return;
+    }
+    let path = METADATA.child("finalizers");
+    for (at, finalizer) in meta::finalizers(object).enumerate() {
+        let standard = ["kubernetes", meta::ORPHAN_FINALIZER, meta::FOREGROUND_FINALIZER];
+        if !finalizer.contains('/') && !standard.contains(&finalizer) {
+            let message = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.push(FieldError::invalid(&path.index(at), finalizer, message));
+        }
+    }
 }
 
 fn common(object: &Value, errors: &mut Errors) {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::Errors;
-use super::check::{messages, one_of, optional_one_of, port, required};
+use super::check::{immutable, messages, one_of, optional_one_of, port, required};
 use super::cluster::cidr;
 use crate::field_error::{FieldError, Path};
 use crate::fields::{at, integer, list, text, texts};
@@ -15,16 +15,65 @@ const SPEC: Path<'static> = Path::root("spec");
 pub(super) fn validate(plural: &str, o: &Value, errors: &mut Errors) {
     match plural {
         "ingresses" => ingress(&o["spec"], errors),
-        "ingressclasses" => {
-            required(&o["spec"], "controller", &SPEC, errors);
-        }
+        "ingressclasses" => ingress_class(&o["spec"], errors),
+        "ipaddresses" => ip_address(o, errors),
         "networkpolicies" => policy(&o["spec"], errors),
         "servicecidrs" => {
             let path = SPEC.child("cidrs");
+            let count = list(o, "spec.cidrs").len();
+            if count == 0 {
+                errors.push(FieldError::required(&path, "at least one CIDR required"));
+            }
+            if count > 2 {
+                errors.push(FieldError::invalid(&SPEC, o["spec"].clone(), "may only hold up to 2 values"));
+            }
             for (i, range) in texts(o, "spec.cidrs").enumerate() {
                 cidr(range, &path.index(i), errors);
             }
         }
+        _ => {}
+    }
+}
+
+fn ingress_class(spec: &Value, errors: &mut Errors) {
+    const LONGEST: usize = 250;
+    let path = SPEC.child("controller");
+    let Some(controller) = required(spec, "controller", &SPEC, errors) else { return };
+    if controller.len() > LONGEST {
+        errors.push(FieldError::too_long(&path, LONGEST));
+    }
+    let (domain, rest) = controller.split_once('/').unwrap_or((controller, ""));
+    let mut wrong = name::dns1123_subdomain(domain);
+    if rest.is_empty() {
+        wrong.push("must be a domain-prefixed path (such as \"acme.io/foo\")".to_owned());
+    }
+    messages(wrong, controller, &path, errors);
+}
+
+fn ip_address(o: &Value, errors: &mut Errors) {
+    let name = text(o, "metadata.name");
+    let canonical = name.parse::<std::net::IpAddr>().is_ok_and(|address| address.to_string() == name);
+    if !canonical {
+        let path = Path::root("metadata");
+        let message = "must be a canonical form IP address";
+        errors.push(FieldError::invalid(&path.child("name"), name, message));
+    }
+    let path = SPEC.child("parentRef");
+    if at(o, "spec.parentRef").is_none() {
+        errors.push(FieldError::required(&path, ""));
+        return;
+    }
+    for field in ["resource", "name"] {
+        required(&o["spec"]["parentRef"], field, &path, errors);
+    }
+}
+
+/// What may not change.
+pub(super) fn update(plural: &str, new: &Value, old: &Value, errors: &mut Errors) {
+    match plural {
+        "ingressclasses" => immutable(&new["spec"], &old["spec"], "controller", &SPEC, errors),
+        "ipaddresses" => immutable(&new["spec"], &old["spec"], "parentRef", &SPEC, errors),
+        "servicecidrs" => immutable(&new["spec"], &old["spec"], "cidrs", &SPEC, errors),
         _ => {}
     }
 }

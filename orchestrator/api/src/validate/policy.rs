@@ -22,6 +22,11 @@ pub(super) fn validate(resource: &Resource, o: &Value, errors: &mut Errors) {
     }
 }
 
+/// What may not change in a quota.
+pub(super) fn update(new: &Value, old: &Value, errors: &mut Errors) {
+    check::immutable(&new["spec"], &old["spec"], "scopes", &SPEC, errors);
+}
+
 fn budget(spec: &Value, errors: &mut Errors) {
     let (least, most) = (at(spec, "minAvailable"), at(spec, "maxUnavailable"));
     if least.is_some() && most.is_some() {

@@ -38,7 +38,10 @@ impl Image {
                 let node = cluster.get(&format!("/api/v1/nodes/{}", settings.node_name)).await?;
                 print!("{}", list(&node));
             }
-            Verb::Rm { name } => remove(&settings, &name).await?,
+            Verb::Rm { name } => {
+                crate::authorities::provide(&layout)?;
+                remove(&settings, &name).await?;
+            }
         }
         Ok(())
     }

@@ -22,7 +22,9 @@ pub(crate) struct Push {
 
 impl Push {
     pub(crate) async fn run(self) -> Outcome {
-        let port = Settings::load(&self.data.layout()).map_or(5000, |settings| settings.registry_port);
+        let layout = self.data.layout();
+        crate::authorities::provide(&layout)?;
+        let port = Settings::load(&layout).map_or(5000, |settings| settings.registry_port);
         let pusher = Pusher::local(port);
         let (name, digest) = match (&self.oci_layout, &self.arguments[..]) {
             (Some(directory), [name]) => (name, pusher.layout(name, directory).await?),

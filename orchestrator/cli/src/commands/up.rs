@@ -18,7 +18,7 @@ use crate::layout::{Layout, Settings, host_name};
 use crate::preflight::Machine;
 use crate::progress::step;
 use crate::supervise::process;
-use crate::{demo, sweep, view};
+use crate::{authorities, demo, sweep, view};
 
 const START_WAIT: Duration = Duration::from_secs(60);
 
@@ -84,15 +84,15 @@ impl Up {
         let before = Before::look(&layout);
         before.admits(&layout, &settings)?;
         prepare(&layout)?;
+        authorities::provide(&layout)?;
         launch(&layout, &settings).await?;
         println!("catamaran {} in {}", env!("CARGO_PKG_VERSION"), layout.data.display());
-        let cluster = step("start the server", wait_for_server(&layout)).await?;
+        let cluster = step("start the server", start_server(&layout, &settings)).await?;
         let since = (!before.runs("agent")).then_some(now);
         let ready = wait_for_node(&layout, &cluster, &settings.node_name, since);
         step("start the agent, node Ready", ready).await?;
-        if !is_running(&layout) {
-            return Err(not_started(&layout, "supervisor").into());
-        }
+        // The one that was found may have been about to end.
+        launch(&layout, &settings).await?;
         println!("  cluster ready after {:.2} s", started.elapsed().as_secs_f64());
         if self.demo {
             let since = (!before.runs("shim")).then_some(now);
@@ -230,6 +230,17 @@ async fn start_supervisor(layout: &Layout) -> Result<(), UpError> {
         sleep(Duration::from_millis(2)).await;
     }
     Ok(())
+}
+
+/// Waits for the server. Should the supervisor have ended before it served, another one is started, once.
+async fn start_server(layout: &Layout, settings: &Settings) -> Result<Cluster, UpError> {
+    match wait_for_server(layout).await {
+        Err(_) if !is_running(layout) => {
+            launch(layout, settings).await?;
+            wait_for_server(layout).await
+        }
+        served_or_not => served_or_not,
+    }
 }
 
 async fn wait_for_server(layout: &Layout) -> Result<Cluster, UpError> {

@@ -5,20 +5,24 @@ use http::Response;
 use serde_json::{Value, json};
 
 use catamaran_api::custom::ScalePaths;
+use catamaran_api::field_error::{FieldError, Path};
 use catamaran_api::kind::GroupVersionKind;
 use catamaran_api::meta;
+use catamaran_api::patch::apply::{parent_managers_to_scale, scale_managers_to_parent};
 use catamaran_api::selector::LabelSelector;
 use catamaran_api::status::Status;
 
 use crate::body::Body;
 use crate::context::Context;
 use crate::custom;
+use crate::fields;
 use crate::options::WriteOptions;
 use crate::registry::{self, Missing};
 use crate::strategy::Part;
 use crate::verbs::patch::Patch;
 
-const KIND: GroupVersionKind = GroupVersionKind { group: "autoscaling", version: "v1", kind: "Scale" };
+pub(crate) const KIND: GroupVersionKind =
+    GroupVersionKind { group: "autoscaling", version: "v1", kind: "Scale" };
 
 pub(crate) async fn get(context: &Context) -> Result<Response<Body>, Status> {
     let (entry, object) = registry::load_object(context).await?;
@@ -36,23 +40,36 @@ pub(crate) async fn get(context: &Context) -> Result<Response<Body>, Status> {
 
 pub(crate) async fn update(context: &Context, body: &Bytes) -> Result<Response<Body>, Status> {
     let options = WriteOptions::parse(&context.query, "UpdateOptions")?;
+    context.accepted()?;
     let mut scale = registry::decode_body(context, body, KIND, &options)?;
     registry::check_place(context, &mut scale)?;
-    write(context, &options, |_| Ok(scale.clone())).await
+    write(context, &options, |current| {
+        let mut new = scale.clone();
+        fields::scaled(context, KIND, (&mut new, current), &options)?;
+        Ok(new)
+    })
+    .await
 }
 
 pub(crate) async fn patch(context: &Context, body: &Bytes) -> Result<Response<Body>, Status> {
     let options = WriteOptions::parse(&context.query, "PatchOptions")?;
+    context.accepted()?;
     let patch = Patch::parse(context, body, KIND, &options)?;
     write(context, &options, |current| {
         let patched = match &patch {
+            Patch::Apply(wanted) => {
+                let applied = fields::apply_scale(context, KIND, (current, wanted), &options)?;
+                return registry::normalize(context, applied, KIND, &options);
+            }
             // The few fields of a Scale have no lists: both merges are the same.
-            Patch::Strategic(wanted) | Patch::Apply(wanted) => {
+            Patch::Strategic(wanted) => {
                 catamaran_api::patch::merge::apply(current, wanted).map_err(|error| error.to_status())?
             }
             other => other.apply(context, current, &options)?,
         };
-        registry::normalize(context, patched, KIND, &options)
+        let mut new = registry::normalize(context, patched, KIND, &options)?;
+        fields::scaled(context, KIND, (&mut new, current), &options)?;
+        Ok(new)
     })
     .await
 }
@@ -62,17 +79,21 @@ async fn write(
     options: &WriteOptions,
     change: impl Fn(&Value) -> Result<Value, Status>,
 ) -> Result<Response<Body>, Status> {
-    let written = registry::update(context, (Part::Scale, Missing::Refuse), options, |current| {
+    // The books on fields are kept here: who owns the replicas of the Scale owns those of the workload.
+    let options = WriteOptions { applies: true, ..options.clone() };
+    let written = registry::update(context, (Part::Scale, Missing::Refuse), &options, |current| {
         let mut object = current.cloned().unwrap_or_default();
-        let scale = change(&of(context, &object))?;
-        let version = meta::resource_version(&scale).to_owned();
-        let version = if version.is_empty() { meta::resource_version(&object).to_owned() } else { version };
-        meta::set(&mut object, "resourceVersion", version);
-        let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
-        match paths(context) {
-            Some(paths) => put(&mut object, &paths.replicas, replicas),
-            None => object["spec"]["replicas"] = replicas.into(),
+        let mut scale = change(&of(context, &object))?;
+        registry::check_place(context, &mut scale)?;
+        check(context, &scale)?;
+        let managers = scale_managers_to_parent(&scale, &object, &context.resource.api_version());
+        let owned = managers.as_array().is_some_and(|managers| !managers.is_empty());
+        meta::set(&mut object, "managedFields", if owned { managers } else { Value::Null });
+        for field in ["resourceVersion", "uid"] {
+            let said = scale["metadata"][field].clone();
+            meta::set(&mut object, field, said);
         }
+        set_replicas(context, &mut object, scale["spec"]["replicas"].as_i64().unwrap_or(0).into());
         Ok(object)
     })
     .await?;
@@ -93,7 +114,7 @@ fn at<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
     parts(path).try_fold(object, |value, part| value.get(part)).filter(|value| !value.is_null())
 }
 
-fn put(object: &mut Value, path: &str, replicas: i64) {
+fn put(object: &mut Value, path: &str, replicas: Value) {
     let mut slot = object;
     for part in parts(path) {
         if !slot.is_object() {
@@ -101,11 +122,19 @@ fn put(object: &mut Value, path: &str, replicas: i64) {
         }
         slot = &mut slot[part];
     }
-    *slot = replicas.into();
+    *slot = replicas;
+}
+
+/// Sets the replicas of the object that is scaled.
+pub(crate) fn set_replicas(context: &Context, object: &mut Value, replicas: Value) {
+    match paths(context) {
+        Some(paths) => put(object, &paths.replicas, replicas),
+        None => object["spec"]["replicas"] = replicas,
+    }
 }
 
 /// The Scale of an object.
-fn of(context: &Context, object: &Value) -> Value {
+pub(crate) fn of(context: &Context, object: &Value) -> Value {
     match paths(context) {
         Some(paths) => of_custom(paths, object),
         None => of_workload(object),
@@ -139,7 +168,20 @@ fn bare(object: &Value, replicas: i64, present: i64) -> Value {
     if replicas != 0 {
         scale["spec"]["replicas"] = replicas.into();
     }
+    let managers = parent_managers_to_scale(object);
+    if managers.as_array().is_some_and(|managers| !managers.is_empty()) {
+        scale["metadata"]["managedFields"] = managers;
+    }
     scale
+}
+
+fn check(context: &Context, scale: &Value) -> Result<(), Status> {
+    let Some(replicas) = scale["spec"]["replicas"].as_i64().filter(|replicas| *replicas < 0) else {
+        return Ok(());
+    };
+    let path = Path::root("spec.replicas");
+    let error = FieldError::invalid(&path, replicas, "must be greater than or equal to 0");
+    Err(Status::invalid(KIND.group, KIND.kind, context.name(), &[error]))
 }
 
 /// The Scale of a workload.
@@ -181,7 +223,7 @@ mod tests {
             selector: Some(".status.selector".into()),
         };
         let mut object = json!({"metadata": {"name": "a"}, "status": {"size": 2, "selector": "a=b"}});
-        put(&mut object, &paths.replicas, 4);
+        put(&mut object, &paths.replicas, 4.into());
         assert_eq!(object["spec"]["size"]["wanted"], 4);
         let scale = of_custom(&paths, &object);
         assert_eq!((&scale["spec"]["replicas"], &scale["status"]["replicas"]), (&4.into(), &2.into()));

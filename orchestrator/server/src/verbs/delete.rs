@@ -8,7 +8,7 @@ use tracing::Instrument;
 use catamaran_api::decode;
 use catamaran_api::kind::GroupVersionKind;
 use catamaran_api::meta::{self, FOREGROUND_FINALIZER, ORPHAN_FINALIZER};
-use catamaran_api::status::Status;
+use catamaran_api::status::{GroupResource, Status};
 use catamaran_store::{Entry, Expect, Revision, StoreError};
 
 use crate::body::Body;
@@ -33,7 +33,7 @@ pub(crate) async fn delete(context: &Context, body: &Bytes) -> Result<Response<B
     match deleted {
         Deleted::Waits(bytes, revision) => {
             let bytes = custom::convert::bytes(context, bytes).await?;
-            context.stored(200, &bytes, revision)
+            context.stored(options.code_while_waiting(), &bytes, revision)
         }
         Deleted::Gone(bytes, revision) if returns_object(context) => context.stored(200, &bytes, revision),
         Deleted::Gone(bytes, _) => {
@@ -90,7 +90,8 @@ pub(crate) async fn delete_object(context: &Context, options: &DeleteOptions) ->
     for _ in 0..ATTEMPTS {
         let (entry, old) = registry::load_object(context).await?;
         check(context, options, &old)?;
-        admit::delete(context, &old).instrument(tracing::info_span!("admit")).await?;
+        let admitting = admit::delete(context, &old, options.dry_run);
+        admitting.instrument(tracing::info_span!("admit")).await?;
         let next = plan(context, options, &old);
         let done = apply(context, options, &entry, next).instrument(tracing::info_span!("store")).await;
         match done {
@@ -103,15 +104,22 @@ pub(crate) async fn delete_object(context: &Context, options: &DeleteOptions) ->
 }
 
 fn check(context: &Context, options: &DeleteOptions, old: &Value) -> Result<(), Status> {
-    let resource = context.group_resource();
+    // Here Kubernetes names the kind where others name the resource.
+    let kind = GroupResource::new(context.resource.group, context.resource.kind);
     let (uid, version) = (meta::uid(old), meta::resource_version(old));
     if let Some(wanted) = options.preconditions.uid.as_deref().filter(|wanted| *wanted != uid) {
-        return Err(Status::uid_precondition(resource, context.name(), wanted, uid));
+        let why = format!(
+            "the UID in the precondition ({wanted}) does not match the UID in record ({uid}). The object might have been deleted and then recreated"
+        );
+        return Err(Status::conflict(kind, context.name(), &why));
     }
     if let Some(wanted) =
         options.preconditions.resource_version.as_deref().filter(|wanted| *wanted != version)
     {
-        return Err(Status::version_precondition(resource, context.name(), wanted, version));
+        let why = format!(
+            "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record ({version}). The object might have been modified"
+        );
+        return Err(Status::conflict(kind, context.name(), &why));
     }
     Ok(())
 }
@@ -119,21 +127,35 @@ fn check(context: &Context, options: &DeleteOptions, old: &Value) -> Result<(), 
 /// What a deletion does next.
 enum Next {
     Remove,
+    /// Shows the object as one that is being deleted, then removes it: a pod that runs is not gone without a word.
+    Announce(Box<Value>),
     Keep(Box<Value>),
     Nothing,
 }
 
 fn plan(context: &Context, options: &DeleteOptions, old: &Value) -> Next {
+    let left = meta::deletion_grace_period(old).filter(|left| *left > 0 && meta::is_being_deleted(old));
+    if left.is_some_and(|left| options.grace_seconds.is_none_or(|wanted| wanted >= left)) {
+        return Next::Nothing;
+    }
     let mut new = old.clone();
     set_propagation(&mut new, options.propagation);
-    let grace = strategy::grace_seconds(context.stored, old, options.grace_seconds);
+    let grace = match left {
+        Some(_) => options.grace_seconds.unwrap_or_default(),
+        None => strategy::grace_seconds(context.stored, old, options.grace_seconds),
+    };
     let namespace = context.stored.plural == "namespaces" && context.stored.group.is_empty();
     let begun = meta::begin_deletion(context.stored, &mut new, context.now, grace);
     if namespace {
         new["status"]["phase"] = "Terminating".into();
     }
+    let runs = context.stored.plural == "pods" && new["spec"]["nodeName"].is_string();
     if strategy::is_gone(context.stored, &new) {
-        return Next::Remove;
+        return if runs && !meta::is_being_deleted(old) {
+            Next::Announce(Box::new(new))
+        } else {
+            Next::Remove
+        };
     }
     if begun || !meta::unchanged(&new, old) { Next::Keep(Box::new(new)) } else { Next::Nothing }
 }
@@ -167,6 +189,17 @@ async fn apply(
         }
         Next::Remove => {
             let deleted = store.delete(&entry.key, expect).await?;
+            Ok(Deleted::Gone(deleted.value, deleted.mod_revision))
+        }
+        Next::Announce(object) => {
+            let bytes = encode::encode(&object);
+            if options.dry_run == DryRun::All {
+                return Ok(Deleted::Gone(bytes, entry.mod_revision));
+            }
+            // Whoever comes after a crash in between finds a pod without grace: its node, or another deletion,
+            // removes it.
+            let marked = store.put(&entry.key, bytes, expect).await?;
+            let deleted = store.delete(&entry.key, Expect::Revision(marked.mod_revision)).await?;
             Ok(Deleted::Gone(deleted.value, deleted.mod_revision))
         }
         Next::Keep(object) => {

@@ -10,7 +10,6 @@ use super::{delete, list};
 use crate::body::Body;
 use crate::context::Context;
 use crate::keys;
-use crate::negotiate::Media;
 use crate::options::ListOptions;
 
 pub(crate) async fn delete_collection(context: &Context, body: &Bytes) -> Result<Response<Body>, Status> {
@@ -19,6 +18,7 @@ pub(crate) async fn delete_collection(context: &Context, body: &Bytes) -> Result
     }
     let options = delete::options(context, body)?;
     let selected = ListOptions::parse(&context.query, context.resource, false)?;
+    let accepted = context.accepted()?;
     let found = list::find(context, &selected).await?;
     let prefix = keys::all(context.stored);
     for entry in &found.entries {
@@ -33,5 +33,5 @@ pub(crate) async fn delete_collection(context: &Context, body: &Bytes) -> Result
             _ => {}
         }
     }
-    Ok(context.respond(200, Media::Json, list::whole(context, &found)?))
+    list::answer(context, accepted, &found)
 }

@@ -4,13 +4,14 @@ use bytes::{Bytes, BytesMut};
 use http::Response;
 use serde_json::{Value, json};
 
-use catamaran_api::meta;
 use catamaran_api::status::Status;
+use catamaran_api::{meta, protobuf};
 use catamaran_store::{Entry, Range, Revision, StoreError};
 
 use crate::body::Body;
 use crate::context::Context;
-use crate::negotiate::Shape;
+use crate::media::{self, Layout};
+use crate::negotiate::{Accepted, Media, Shape};
 use crate::options::{Continue, ListOptions, Match, Selection};
 use crate::{custom, encode, error, keys, table};
 
@@ -28,37 +29,83 @@ pub(crate) struct Found {
 }
 
 pub(crate) async fn list(context: &Context) -> Result<Response<Body>, Status> {
-    let options = ListOptions::parse(&context.query, context.resource, false)?;
     let accepted = context.accepted()?;
+    let options = ListOptions::parse(&context.query, context.resource, false)?;
     let found = find(context, &options).await?;
-    let bytes = match accepted.shape {
-        Shape::Whole => whole(context, &found)?,
-        Shape::Table(version) => {
+    answer(context, accepted, &found)
+}
+
+/// The answer with what was found.
+pub(crate) fn answer(context: &Context, accepted: Accepted, found: &Found) -> Result<Response<Body>, Status> {
+    let as_it_is = accepted == Accepted { media: Media::Json, shape: Shape::Whole };
+    if as_it_is && context.layout() == Layout::Compact {
+        return Ok(context.respond(200, accepted.media, whole(context, found)?));
+    }
+    let decode = |entry: &Entry| context.decode(&entry.value, entry.mod_revision);
+    of_values(context, accepted, list_metadata(found), found.entries.iter().map(decode))
+}
+
+/// The answer with objects that are values, in any form.
+pub(crate) fn of_values(
+    context: &Context,
+    accepted: Accepted,
+    metadata: Value,
+    objects: impl Iterator<Item = Result<Value, Status>>,
+) -> Result<Response<Body>, Status> {
+    let resource = context.resource;
+    let (kind, api_version) = match accepted.shape {
+        Shape::Metadata(version) => ("PartialObjectMetadataList", format!("meta.k8s.io/{version}")),
+        Shape::Whole | Shape::Table(_) => (resource.list_kind, resource.api_version()),
+    };
+    let shaped = objects.map(|object| {
+        let object = object?;
+        Ok(match accepted.shape {
+            Shape::Metadata(version) => table::metadata(&object, version),
+            Shape::Whole | Shape::Table(_) => object,
+        })
+    });
+    let bytes = match (accepted.media, accepted.shape) {
+        (Media::Protobuf, _) => messages((&api_version, kind), &metadata, shaped)?,
+        (media, Shape::Table(version)) => {
             let options = table::Options::parse(&context.query, version)?;
-            let rows = objects(context, &found)?;
-            let rows = rows
-                .iter()
-                .map(|object| table::row(context.printed(), object, &options, context.now))
-                .collect();
-            let head = (list_metadata(&found), table::Columns::Said);
-            to_bytes(&table::of_rows(context.printed(), rows, head, &options))
+            let row = |object: Result<Value, Status>| {
+                Ok(table::row(context.printed(), &object?, &options, context.now))
+            };
+            let rows = shaped.map(row).collect::<Result<_, Status>>()?;
+            let table = table::of_rows(context.printed(), rows, (metadata, table::Columns::Said), &options);
+            media::object(media, context.layout(), &table)?
         }
-        Shape::Metadata(version) => {
-            let items: Vec<Value> =
-                objects(context, &found)?.iter().map(|object| table::metadata(object, version)).collect();
-            to_bytes(&json!({
-                "kind": "PartialObjectMetadataList",
-                "apiVersion": format!("meta.k8s.io/{version}"),
-                "metadata": list_metadata(&found),
-                "items": items,
-            }))
+        (media, shape) => {
+            let items = shaped
+                .map(|object| Ok(if resource.custom { object? } else { item(shape, object?) }))
+                .collect::<Result<Vec<_>, Status>>()?;
+            let list = json!({"kind": kind, "apiVersion": api_version, "metadata": metadata, "items": items});
+            media::object(media, context.layout(), &list)?
         }
     };
     Ok(context.respond(200, accepted.media, bytes))
 }
 
-fn to_bytes(value: &Value) -> Bytes {
-    value.to_string().into()
+/// An object inside of its list, which says for all what they are.
+fn item(shape: Shape, mut object: Value) -> Value {
+    if let (Shape::Whole, Some(fields)) = (shape, object.as_object_mut()) {
+        fields.retain(|name, _| name != "kind" && name != "apiVersion");
+    }
+    object
+}
+
+/// A list in protobuf, item by item.
+fn messages(
+    (api_version, kind): (&str, &str),
+    metadata: &Value,
+    objects: impl Iterator<Item = Result<Value, Status>>,
+) -> Result<Bytes, Status> {
+    let refused = |error| media::refused(&error);
+    let mut list = protobuf::List::new(api_version, kind, metadata).map_err(refused)?;
+    for object in objects {
+        list.push(&object?).map_err(refused)?;
+    }
+    Ok(list.finish().into())
 }
 
 /// Reads the snapshot that the options ask for.
@@ -76,7 +123,7 @@ pub(crate) async fn find(context: &Context, options: &ListOptions) -> Result<Fou
         && !start.starts_with(&keys::within(context.stored, context.namespace()))
     {
         return Err(Status::bad_request(format!(
-            "continue key is not valid: {start:?} is outside of the list"
+            "invalid continue token: continue key is not valid: {start:?} is outside of the list"
         )));
     }
     if options.selection.is_everything() {
@@ -147,6 +194,9 @@ fn refused(context: &Context, options: &ListOptions, error: StoreError) -> Statu
             let loose = Continue { revision: None, after: token.after.clone() };
             Status::continue_expired(Some(loose.to_token()))
         }
+        (StoreError::Compacted { .. }, None) => {
+            Status::expired("The resourceVersion for the provided list is too old.")
+        }
         _ => error::from_store(error, context.group_resource(), ""),
     }
 }
@@ -185,10 +235,6 @@ pub(crate) fn selects(selection: &Selection, object: &Value) -> bool {
     selection.labels.matches(&meta::labels(object)) && selection.fields.matches(object)
 }
 
-fn objects(context: &Context, found: &Found) -> Result<Vec<Value>, Status> {
-    found.entries.iter().map(|entry| context.decode(&entry.value, entry.mod_revision)).collect()
-}
-
 fn list_metadata(found: &Found) -> Value {
     let mut metadata = json!({"resourceVersion": found.revision.to_string()});
     if let Some(next) = &found.next {
@@ -200,8 +246,9 @@ fn list_metadata(found: &Found) -> Value {
     metadata
 }
 
-/// The list itself.
-pub(crate) fn whole(context: &Context, found: &Found) -> Result<Bytes, Status> {
+/// The list itself, as JSON.
+fn whole(context: &Context, found: &Found) -> Result<Bytes, Status> {
+    let resource = context.resource;
     let size: usize = found.entries.iter().map(|entry| entry.value.len() + 48).sum();
     let mut out = BytesMut::with_capacity(size + 256);
     let head = format!(
@@ -217,8 +264,9 @@ pub(crate) fn whole(context: &Context, found: &Found) -> Result<Bytes, Status> {
         }
         if context.converts() {
             let object = context.decode(&entry.value, entry.mod_revision)?;
-            out.extend_from_slice(&to_bytes(&object));
-        } else if context.resource.custom {
+            let object = if resource.custom { object } else { item(Shape::Whole, object) };
+            out.extend_from_slice(object.to_string().as_bytes());
+        } else if resource.custom {
             // Unlike items of built-in kinds these say what they are.
             encode::splice_into(&mut out, &entry.value, entry.mod_revision);
         } else {
@@ -233,5 +281,5 @@ pub(crate) fn whole(context: &Context, found: &Found) -> Result<Bytes, Status> {
 pub(crate) fn empty(context: &Context) -> Result<Response<Body>, Status> {
     let revision = context.core.store.revision();
     let found = Found { entries: Vec::new(), revision, next: None, remaining: None };
-    Ok(context.respond(200, context.accepted()?.media, whole(context, &found)?))
+    answer(context, context.accepted()?, &found)
 }

@@ -18,7 +18,8 @@ use super::list;
 use crate::body::{self, Body, BoxError};
 use crate::context::Context;
 use crate::hub::{Change, ChangeKind, Cursor, frame};
-use crate::negotiate::Shape;
+use crate::media;
+use crate::negotiate::{Media, Shape};
 use crate::options::{ListOptions, Selection};
 use crate::{custom, encode, error, keys, table};
 
@@ -34,12 +35,18 @@ const INITIAL_END: &str = "k8s.io/initial-events-end";
 pub(crate) async fn watch(context: Context) -> Result<Response<Body>, Status> {
     let mut options = ListOptions::parse(&context.query, context.resource, true)?;
     if let Some(name) = &context.request.name {
+        // One condition on the name, whoever says it.
+        if !options.selection.fields.is_everything()
+            && options.selection.fields.exact("metadata.name") != Some(name.as_str())
+        {
+            return Err(Status::bad_request("fieldSelector metadata.name doesn't match requested name"));
+        }
         let fields = format!("metadata.name={name}");
         options.selection.fields =
             catamaran_api::field_selector::FieldSelector::parse(&fields, context.resource)
                 .map_err(|error| Status::bad_request(error.to_string()))?;
     }
-    let accepted = context.accepted()?;
+    let accepted = context.accepted_stream()?;
     let shape = match accepted.shape {
         Shape::Table(version) => {
             Form::Table(table::Options::parse(&context.query, version)?, table::Columns::Said)
@@ -54,6 +61,7 @@ pub(crate) async fn watch(context: Context) -> Result<Response<Body>, Status> {
     let watcher = Watcher {
         namespace: keys::within(context.stored, context.namespace()),
         selection: options.selection,
+        media: accepted.media,
         shape,
         ready: initial,
         sent: after,
@@ -70,7 +78,11 @@ pub(crate) async fn watch(context: Context) -> Result<Response<Body>, Status> {
         Some((Ok::<Bytes, BoxError>(piece), watcher))
     });
     let mut response = Response::new(body::stream(pieces));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(accepted.media.as_str()));
+    let content_type = match accepted.media {
+        Media::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+        Media::Json | Media::Yaml => Media::Json.as_str(),
+    };
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     Ok(response)
 }
 
@@ -154,6 +166,7 @@ struct Watcher {
     /// Only keys that start with this are of interest.
     namespace: String,
     selection: Selection,
+    media: Media,
     shape: Form,
     ready: VecDeque<Piece>,
     /// The revision up to which everything was sent.
@@ -220,7 +233,7 @@ impl Watcher {
     /// The last thing that the client hears.
     fn fail(&mut self, status: &Status) -> Bytes {
         self.ended = true;
-        error_frame(status)
+        self.error_frame(status)
     }
 
     async fn wait(&mut self) -> Woken {
@@ -240,7 +253,7 @@ impl Watcher {
         for _ in 0..BATCH {
             match self.ready.pop_front() {
                 Some(Piece::Initial(entry)) => {
-                    if self.direct() {
+                    if self.direct() && self.media == Media::Json {
                         out.extend_from_slice(&frame(ChangeKind::Added, &entry.value, entry.mod_revision));
                     } else if let Ok(object) = encode::decode(&entry.value, entry.mod_revision) {
                         self.event(&mut out, ChangeKind::Added, &object);
@@ -251,7 +264,7 @@ impl Watcher {
                 }
                 Some(Piece::Error(status)) => {
                     self.ended = true;
-                    out.extend_from_slice(&error_frame(&status));
+                    out.extend_from_slice(&self.error_frame(&status));
                 }
                 None => break,
             }
@@ -274,7 +287,7 @@ impl Watcher {
         for change in changes.iter().filter(|change| change.revision > sent) {
             if change.key.starts_with(&self.namespace) {
                 if shared {
-                    frames.push(change.frame());
+                    frames.push(change.frame(self.media));
                 } else {
                     self.select(&mut out, change);
                 }
@@ -311,7 +324,9 @@ impl Watcher {
             },
         };
         match kind {
-            Some(kind) if self.direct() && kind == change.kind => out.extend_from_slice(&change.frame()),
+            Some(kind) if self.direct() && kind == change.kind => {
+                out.extend_from_slice(&change.frame(self.media))
+            }
             Some(ChangeKind::Deleted) if change.kind == ChangeKind::Modified => {
                 if let Some(previous) = change.previous_object() {
                     self.event(out, ChangeKind::Deleted, previous);
@@ -329,7 +344,7 @@ impl Watcher {
             && let Err(status) = self.context.to_served(object.to_mut())
         {
             self.ended = true;
-            out.extend_from_slice(&error_frame(&status));
+            out.extend_from_slice(&media::event(self.media, "ERROR", &status.to_value()));
             return;
         }
         let shaped = match &mut self.shape {
@@ -343,9 +358,7 @@ impl Watcher {
                 table::of_rows(self.context.printed(), vec![row], head, options)
             }
         };
-        let event = json!({"type": kind.as_str(), "object": shaped});
-        out.extend_from_slice(event.to_string().as_bytes());
-        out.extend_from_slice(b"\n");
+        out.extend_from_slice(&media::event(self.media, kind.as_str(), &shaped));
     }
 
     /// A bookmark at the revision up to which this watcher has everything, or changes that came meanwhile.
@@ -372,21 +385,21 @@ impl Watcher {
             metadata["annotations"] = annotations;
         }
         let resource = self.context.resource;
+        let bare = json!({"kind": resource.kind, "apiVersion": resource.api_version(), "metadata": metadata});
         let object = match &self.shape {
-            Form::Whole => {
-                json!({"kind": resource.kind, "apiVersion": resource.api_version(), "metadata": metadata})
+            Form::Whole => bare,
+            Form::Metadata(version) => table::metadata(&bare, version),
+            Form::Table(options, _) => {
+                let row = table::bookmark_row(self.context.printed(), &bare, options, self.context.now);
+                let head = (json!({"resourceVersion": revision.to_string()}), table::Columns::LeftOut);
+                table::of_rows(self.context.printed(), vec![row], head, options)
             }
-            Form::Metadata(version) => json!({
-                "kind": "PartialObjectMetadata", "apiVersion": format!("meta.k8s.io/{version}"), "metadata": metadata,
-            }),
-            Form::Table(options, _) => table::of_rows(
-                self.context.printed(),
-                Vec::new(),
-                (metadata, table::Columns::LeftOut),
-                options,
-            ),
         };
-        format!("{}\n", json!({"type": "BOOKMARK", "object": object})).into()
+        media::event(self.media, "BOOKMARK", &object)
+    }
+
+    fn error_frame(&self, status: &Status) -> Bytes {
+        media::event(self.media, "ERROR", &status.to_value())
     }
 }
 
@@ -445,8 +458,4 @@ impl Source {
             Source::Ended => std::future::pending().await,
         }
     }
-}
-
-fn error_frame(status: &Status) -> Bytes {
-    format!("{}\n", json!({"type": "ERROR", "object": status.to_value()})).into()
 }
