@@ -5,6 +5,7 @@
 mod autoscale;
 mod certificates;
 mod cronjobs;
+mod custom;
 mod daemonsets;
 mod disruption;
 mod jobs;

@@ -11,9 +11,12 @@ use crate::schema::{self, Struct, Type};
 use crate::{depth, protobuf, yaml};
 
 mod any;
+mod custom;
 mod node;
 mod place;
 mod scalar;
+
+pub use custom::{decode_custom, normalize_custom};
 
 use any::Any;
 use node::Node;
@@ -330,7 +333,14 @@ impl Context {
         if self.silent > 0 || self.findings.len() >= FINDINGS {
             return;
         }
-        let finding = format!("{what} field \"{}\"", place.key(name));
+        self.note_path(what, &place.key(name).to_string());
+    }
+
+    fn note_path(&mut self, what: &str, path: &str) {
+        if self.findings.len() >= FINDINGS {
+            return;
+        }
+        let finding = format!("{what} field \"{path}\"");
         if !self.findings.contains(&finding) {
             self.findings.push(finding);
         }

@@ -15,7 +15,12 @@ pub use pod::qos_class;
 type Object = Map<String, Value>;
 
 /// Fills in the defaults of a resource's object. Doing it twice changes nothing.
+///
+/// Those of custom resources stand in their schemas.
 pub fn apply(resource: &Resource, object: &mut Value) {
+    if resource.custom {
+        return;
+    }
     apply_kind(resource.gvk(), object);
 }
 
@@ -33,6 +38,9 @@ pub fn apply_kind(gvk: GroupVersionKind, object: &mut Value) {
 /// `metadata.uid` must be set. Run it after [`apply`].
 pub fn on_create(resource: &Resource, object: &mut Value) {
     let Some(object) = object.as_object_mut() else { return };
+    if resource.custom {
+        return;
+    }
     match (resource.group, resource.kind) {
         ("", "Pod") => pod::on_create(object),
         ("", "Namespace") => core::namespace_on_create(object),

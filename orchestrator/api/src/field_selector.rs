@@ -73,6 +73,7 @@ impl FieldSelector {
                 "metadata.namespace" => resource.scope == Scope::Namespaced,
                 other => {
                     fields(resource.group, resource.plural).contains(&other)
+                        || resource.selectable_fields.contains(&other)
                         || more.iter().any(|f| f == other)
                 }
             };

@@ -3,7 +3,10 @@
 
 use std::sync::LazyLock;
 
+mod custom;
 mod table;
+
+pub use custom::{Row, intern, version_order};
 
 /// A name of a type: API group (`""` for the core group), version, kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -24,7 +27,7 @@ impl GroupVersionKind {
 }
 
 /// Whether objects of a resource live in a namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scope {
     /// Objects live in a namespace.
     Namespaced,
@@ -131,6 +134,10 @@ pub struct Resource {
     pub create_on_update: bool,
     /// A PUT without `metadata.resourceVersion` is accepted.
     pub unconditional_update: bool,
+    /// A definition made it, no code: what is known of its objects is the definition's schema.
+    pub custom: bool,
+    /// Fields for selectors that a definition adds, as paths with dots.
+    pub selectable_fields: &'static [&'static str],
 }
 
 impl Resource {

@@ -1,5 +1,9 @@
 //! What an object is: kinds, schemas, decoding, defaults, protobuf, OpenAPI, patches, validation, selectors. Pure: no IO, no clock.
 
+/// The Common Expression Language.
+pub mod cel;
+/// Custom resources.
+pub mod custom;
 /// Bodies into objects.
 pub mod decode;
 /// What the server fills in.
@@ -47,3 +51,4 @@ pub mod yaml;
 
 mod depth;
 mod fields;
+mod pattern;

@@ -283,8 +283,21 @@ pub fn prepare_update(resource: &Resource, new: &mut Value, old: &Value) {
     }
 }
 
-/// Prepares a write of the `/status` subresource: only status and free metadata come from the new object.
+/// Prepares a write of the `/status` subresource: only status and free metadata come from the new object; of a
+/// custom resource only the status.
 pub fn prepare_status_update(resource: &Resource, new: &mut Value, old: &Value) {
+    if resource.custom {
+        let status = new.get("status").cloned();
+        let managed = new.get("metadata").and_then(|metadata| metadata.get("managedFields")).cloned();
+        new.clone_from(old);
+        set(new, "managedFields", managed.unwrap_or_default());
+        copy_field(
+            new,
+            &Value::Object(status.map(|status| ("status".into(), status)).into_iter().collect()),
+            "status",
+        );
+        return;
+    }
     restore_metadata(new, old);
     copy_metadata(new, old, "generation");
     copy_metadata(new, old, "ownerReferences");
@@ -322,9 +335,11 @@ fn copy_field(new: &mut Value, old: &Value, field: &str) {
 
 /// Whether a write changed the desired state: anything but metadata and status (and a Deployment's annotations).
 pub fn spec_changed(resource: &Resource, new: &Value, old: &Value) -> bool {
+    // Without a status of its own a custom resource's field of that name is one like any other.
+    let plain = resource.custom && !resource.status;
     let desired = |object: &Value| -> Map<String, Value> {
         let fields = object.as_object().into_iter().flatten();
-        let not_desired = ["apiVersion", "kind", "metadata", "status"];
+        let not_desired = ["apiVersion", "kind", "metadata", if plain { "" } else { "status" }];
         fields
             .filter(|(field, _)| !not_desired.contains(&field.as_str()))
             .map(|(field, value)| (field.clone(), value.clone()))
@@ -332,7 +347,7 @@ pub fn spec_changed(resource: &Resource, new: &Value, old: &Value) -> bool {
     };
     let annotations_count = (resource.group, resource.plural) == ("apps", "deployments");
     let equal_spec = match (new.get("spec"), old.get("spec")) {
-        (Some(a), Some(b)) if only_spec(new) && only_spec(old) => a == b,
+        (Some(a), Some(b)) if !plain && only_spec(new) && only_spec(old) => a == b,
         _ => desired(new) == desired(old),
     };
     !equal_spec || (annotations_count && annotations(new) != annotations(old))

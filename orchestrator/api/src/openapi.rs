@@ -7,8 +7,9 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::kind;
+use crate::kind::{self, Resource};
 
+mod custom;
 mod paths;
 mod schemas;
 mod writer;
@@ -24,6 +25,27 @@ pub fn document(group: &str, version: &str) -> Option<Bytes> {
     if resources.is_empty() {
         return None;
     }
+    Some(write(
+        |w| paths::write(w, group, version, &resources),
+        |w| {
+            schemas::write(w, group, version, &resources);
+        },
+    ))
+}
+
+/// The v3 document of a group version of custom resources: each row with the schema of its definition.
+pub fn custom_document(group: &str, version: &str, resources: &[(&'static Resource, &Value)]) -> Bytes {
+    let rows: Vec<&Resource> = resources.iter().map(|(resource, _)| *resource).collect();
+    write(
+        |w| paths::write(w, group, version, &rows),
+        |w| {
+            schemas::write(w, group, version, &rows);
+            resources.iter().for_each(|(resource, schema)| custom::write(w, resource, schema));
+        },
+    )
+}
+
+fn write(paths: impl FnOnce(&mut Writer), schemas: impl FnOnce(&mut Writer)) -> Bytes {
     let mut writer = Writer::default();
     writer.object(|w| {
         w.field("openapi").text("3.0.0");
@@ -31,15 +53,15 @@ pub fn document(group: &str, version: &str) -> Option<Bytes> {
             w.field("title").text("Kubernetes");
             w.field("version").text(VERSION);
         });
-        w.field("paths").object(|w| paths::write(w, group, version, &resources));
+        w.field("paths").object(paths);
         w.field("components").object(|w| {
-            w.field("schemas").object(|w| schemas::write(w, group, version, &resources));
+            w.field("schemas").object(schemas);
             w.field("securitySchemes").raw(
                 r#"{"BearerToken":{"type":"apiKey","description":"Bearer Token authentication","name":"authorization","in":"header"}}"#,
             );
         });
     });
-    Some(writer.finish())
+    writer.finish()
 }
 
 /// The hash of a document, as the index and the document's address carry it.

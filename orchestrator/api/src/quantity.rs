@@ -75,6 +75,11 @@ impl Quantity {
         Quantity { nanos: i128::from(milli) * 1_000_000, format: Format::DecimalSi }
     }
 
+    /// Another number in the same format.
+    pub fn with_nanos(self, nanos: i128) -> Self {
+        Quantity { nanos, ..self }
+    }
+
     /// Whole units, rounded up.
     pub fn value(self) -> i64 {
         self.scaled(NANOS)

@@ -71,6 +71,48 @@ fn two(large: i64, large_unit: &str, small: i64, small_unit: &str) -> String {
     }
 }
 
+/// Nanoseconds of a duration as Go writes it: `1h30m`, `-1.5s`, `250ms`; each unit may come in any order.
+/// Nothing for what overflows or is no such text.
+pub fn parse_duration(text: &str) -> Option<i64> {
+    const UNITS: [(&str, i64); 8] = [
+        ("ns", 1),
+        ("us", 1_000),
+        ("\u{b5}s", 1_000),
+        ("\u{3bc}s", 1_000),
+        ("ms", 1_000_000),
+        ("s", 1_000_000_000),
+        ("m", 60_000_000_000),
+        ("h", 3_600_000_000_000),
+    ];
+    let (sign, mut rest) = match text.strip_prefix('-') {
+        Some(rest) => (-1, rest),
+        None => (1, text.strip_prefix('+').unwrap_or(text)),
+    };
+    if rest == "0" {
+        return Some(0);
+    }
+    let mut nanos: i64 = 0;
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, after) = rest.split_at(digits);
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        if whole.is_empty() && fraction.is_empty() || fraction.contains('.') {
+            return None;
+        }
+        let end = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
+        let (_, unit) = UNITS.iter().find(|(name, _)| *name == &after[..end])?;
+        let whole: i64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+        let parts: i128 = if fraction.is_empty() { 0 } else { format!("{fraction:0<9.9}").parse().ok()? };
+        let below = i64::try_from(parts * i128::from(*unit) / 1_000_000_000).ok()?;
+        nanos = nanos.checked_add(whole.checked_mul(*unit)?)?.checked_add(below)?;
+        rest = &after[end..];
+    }
+    Some(sign * nanos)
+}
+
 /// The age of something that began at the RFC 3339 time `since`; `<unknown>` where there is none.
 pub fn age(since: Option<&str>, now: Timestamp) -> String {
     match since.and_then(parse) {
@@ -125,6 +167,27 @@ mod tests {
             ["", "now", "2024-05-01", "2024-05-01 10:00:00Z", "2024-05-01T10:00:00", "2024-13-01T10:00:00Z"]
         {
             assert_eq!(parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn durations_as_go_writes_them() {
+        let table = [
+            ("1h30m", Some(5_400_000_000_000)),
+            ("-1.5s", Some(-1_500_000_000)),
+            ("250ms", Some(250_000_000)),
+            ("1m2h", Some(7_260_000_000_000)),
+            ("0", Some(0)),
+            ("0s", Some(0)),
+            ("", None),
+            ("-", None),
+            ("5", None),
+            ("5 s", None),
+            (".s", None),
+            ("9999999999h", None),
+        ];
+        for (text, expected) in table {
+            assert_eq!(parse_duration(text), expected, "{text:?}");
         }
     }
 

@@ -3,6 +3,7 @@
 
 use serde_json::Value;
 
+use crate::custom;
 use crate::field_error::{FieldError, Path};
 use crate::kind::Resource;
 
@@ -86,6 +87,9 @@ pub fn update(resource: &Resource, new: &Value, old: &Value, subresource: Subres
         }
         Subresource::EphemeralContainers => pod::update_ephemeral(new, old, &mut errors),
         Subresource::Resize => pod::update_resources(new, old, &mut errors),
+        Subresource::Status if resource.group == "apiextensions.k8s.io" => {
+            custom::validate_definition_status(new, &mut errors);
+        }
         Subresource::Status | Subresource::Approval | Subresource::Other => {}
     }
     errors
@@ -120,6 +124,7 @@ fn spec(resource: &Resource, o: &Value, errors: &mut Errors) {
         ("flowcontrol.apiserver.k8s.io", _) => flowcontrol::validate(resource.plural, o, errors),
         ("networking.k8s.io", _) => network::validate(resource.plural, o, errors),
         ("rbac.authorization.k8s.io", _) => rbac::validate(resource.plural, o, errors),
+        ("apiextensions.k8s.io", _) => custom::validate_definition(o, errors),
         ("coordination.k8s.io" | "node.k8s.io" | "scheduling.k8s.io", _) => {
             cluster::validate(resource.plural, o, errors);
         }
@@ -143,6 +148,7 @@ fn transition(resource: &Resource, new: &Value, old: &Value, errors: &mut Errors
         ("networking.k8s.io", _) => network::update(resource.plural, new, old, errors),
         ("", "resourcequotas") => policy::update(new, old, errors),
         ("rbac.authorization.k8s.io", _) => rbac::update(resource.plural, new, old, errors),
+        ("apiextensions.k8s.io", _) => custom::validate_definition_update(new, old, errors),
         ("", "nodes") | ("node.k8s.io" | "scheduling.k8s.io", _) => {
             cluster::update(resource.plural, new, old, errors);
         }

@@ -15,6 +15,7 @@ use catamaran_store::Revision;
 use crate::authenticate::UserInfo;
 use crate::body::{self, Body};
 use crate::core::Core;
+use crate::custom::Custom;
 use crate::media::{self, Layout};
 use crate::negotiate::{self, Accepted, Flow, Media, Shape, Shapes};
 use crate::query::Query;
@@ -30,6 +31,8 @@ pub(crate) struct Context {
     pub(crate) resource: &'static Resource,
     /// The form that is kept; the same for nearly all.
     pub(crate) stored: &'static Resource,
+    /// The definition behind a custom resource.
+    pub(crate) custom: Option<Arc<Custom>>,
     pub(crate) query: Query,
     pub(crate) headers: HeaderMap,
     pub(crate) user: UserInfo,
@@ -58,12 +61,19 @@ impl Context {
             request,
             resource,
             stored: resource.stored_as().unwrap_or(resource),
+            custom: None,
             query,
             headers,
             user,
             now,
             warnings: Warnings::default(),
         }
+    }
+
+    /// The request is about a custom resource.
+    pub(crate) fn with_custom(self, custom: Option<Arc<Custom>>) -> Self {
+        let stored = custom.as_ref().map_or(self.stored, |custom| custom.stored);
+        Context { stored, custom, ..self }
     }
 
     /// The same caller asking for something else, such as the parent of a subresource.
@@ -89,9 +99,11 @@ impl Context {
             user: self.user.clone(),
             now: self.now,
         };
+        let custom = self.custom.clone().filter(|custom| std::ptr::eq(custom.resource, resource));
         // What is said on the way is said to the same caller.
         let warnings = self.warnings.clone();
-        Context { warnings, ..Context::new(self.core.clone(), request, resource, asked) }
+        let made = Context::new(self.core.clone(), request, resource, asked).with_custom(custom);
+        Context { warnings, ..made }
     }
 
     /// Group and plural, for messages.
@@ -161,7 +173,23 @@ impl Context {
 
     /// Whether stored bytes cannot be served as they are.
     pub(crate) fn converts(&self) -> bool {
-        convert::needed(self.resource, self.stored)
+        match &self.custom {
+            Some(custom) => !custom.reads_as_stored(),
+            None => convert::needed(self.resource, self.stored),
+        }
+    }
+
+    /// From the form that is kept to the form that is asked for.
+    ///
+    /// # Errors
+    /// 500 for a custom resource that cannot be converted.
+    pub(crate) fn to_served(&self, object: &mut Value) -> Result<(), Status> {
+        match &self.custom {
+            Some(_) if !self.converts() => {}
+            Some(custom) => custom.to_served(object)?,
+            None => convert::to_served(object, self.resource, self.stored),
+        }
+        Ok(())
     }
 
     /// Stored bytes as a value in the form that is asked for.
@@ -170,7 +198,7 @@ impl Context {
     /// 500 when the store holds something else.
     pub(crate) fn decode(&self, stored: &[u8], revision: Revision) -> Result<Value, Status> {
         let mut object = encode::decode(stored, revision).map_err(Status::internal_error)?;
-        convert::to_served(&mut object, self.resource, self.stored);
+        self.to_served(&mut object)?;
         Ok(object)
     }
 
@@ -206,11 +234,17 @@ impl Context {
             Shape::Table(version) => {
                 let options = table::Options::parse(&self.query, version)?;
                 let subresource = self.request.subresource.as_deref();
-                let table = table::of_one(self.resource, subresource, object, (&options, self.now));
+                let table = table::of_one(self.printed(), subresource, object, (&options, self.now));
                 media::object(accepted.media, self.layout(), &table)
             }
         };
         Ok(self.respond(code, accepted.media, bytes?))
+    }
+
+    /// How the resource is shown as a Table.
+    pub(crate) fn printed(&self) -> table::Printed<'_> {
+        let columns = self.custom.as_ref().map(|custom| &custom.version().columns);
+        table::Printed { resource: self.resource, columns }
     }
 
     /// An answer with a Status, whatever shape is asked for.

@@ -13,7 +13,7 @@ use crate::admit::{Allocator, Locks, Webhooks};
 use crate::agent::AgentClient;
 use crate::audit::{Audit, AuditConfig, AuditError};
 use crate::authenticate::{Checks, StaticTokens, UserInfo};
-use crate::discovery::Discovery;
+use crate::custom::Customs;
 use crate::encrypt::{Encrypted, Encryption, EncryptionError};
 use crate::flow::Flow;
 use crate::hub::Hubs;
@@ -186,7 +186,7 @@ pub(crate) struct Core {
     pub(crate) encrypted: Option<Arc<Encrypted>>,
     pub(crate) tokens: Tokens,
     pub(crate) statics: StaticTokens,
-    pub(crate) discovery: Discovery,
+    pub(crate) customs: Customs,
     pub(crate) openapi: OpenApi,
     pub(crate) metrics: Metrics,
     pub(crate) usage: Usage,
@@ -217,6 +217,7 @@ impl Core {
         let store = encrypted.clone().map_or(store, |encrypted| encrypted as Arc<dyn Store>);
         let audit = config.audit.as_ref().map(Audit::open).transpose()?;
         let hubs = Arc::new(Hubs::new(store.clone()));
+        let customs = Customs::new(hubs.clone(), store.clone());
         Ok(Core {
             rbac: Rbac::new(hubs.clone(), store.clone()),
             nodes: Nodes::new(hubs.clone(), store.clone()),
@@ -226,7 +227,7 @@ impl Core {
             hubs,
             tokens,
             statics: StaticTokens::new(config.tokens.iter().cloned()),
-            discovery: Discovery::new(),
+            customs,
             openapi: OpenApi::new(),
             metrics: Metrics::default(),
             usage: Usage::default(),

@@ -12,6 +12,7 @@ use catamaran_api::kind::{self, Group, Resource, Verb};
 use catamaran_api::status::Status;
 
 use crate::body::{self, Body};
+use crate::custom::Catalog;
 use crate::error;
 use crate::negotiate::{self, MediaRange};
 
@@ -20,9 +21,15 @@ pub(crate) fn resources(group: &str, version: &str) -> impl Iterator<Item = &'st
     kind::resources().iter().filter(move |r| r.group == group && r.version == version)
 }
 
-/// The groups but for core, in order.
-fn groups() -> impl Iterator<Item = &'static Group> {
-    kind::groups().iter().filter(|group| !group.name.is_empty())
+/// The groups but for core, in order: those of custom resources come last.
+fn groups(catalog: &Catalog) -> impl Iterator<Item = &Group> {
+    let built_in: &[Group] = kind::groups();
+    built_in.iter().filter(|group| !group.name.is_empty()).chain(&catalog.groups)
+}
+
+/// The resources of a group version, custom ones included.
+fn all_resources(catalog: &Catalog, group: &str, version: &str) -> impl Iterator<Item = &'static Resource> {
+    resources(group, version).chain(catalog.of(group, version))
 }
 
 /// A form of the discovery of everything.
@@ -52,19 +59,19 @@ struct Document {
 pub(crate) struct Discovery(HashMap<(Form, bool), Document>);
 
 impl Discovery {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(catalog: &Catalog) -> Self {
         let mut documents = HashMap::new();
         for core in [true, false] {
             for form in [Form::V2, Form::V2Beta1, Form::Legacy] {
                 let value = match (form, core) {
-                    (Form::V2, core) => aggregated("v2", core),
-                    (Form::V2Beta1, core) => aggregated("v2beta1", core),
+                    (Form::V2, core) => aggregated("v2", core, catalog),
+                    (Form::V2Beta1, core) => aggregated("v2beta1", core, catalog),
                     (Form::Legacy, true) => json!({
                         "kind": "APIVersions", "versions": ["v1"],
                         "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": ""}],
                     }),
                     (Form::Legacy, false) => json!({
-                        "kind": "APIGroupList", "apiVersion": "v1", "groups": groups().map(group).collect::<Vec<_>>(),
+                        "kind": "APIGroupList", "apiVersion": "v1", "groups": groups(catalog).map(group).collect::<Vec<_>>(),
                     }),
                 };
                 let bytes = Bytes::from(value.to_string());
@@ -95,8 +102,8 @@ impl Discovery {
     }
 
     /// `/apis/GROUP`.
-    pub(crate) fn group(&self, name: &str) -> Response<Body> {
-        match groups().find(|group| group.name == name) {
+    pub(crate) fn group(catalog: &Catalog, name: &str) -> Response<Body> {
+        match groups(catalog).find(|group| group.name == name) {
             Some(found) => {
                 let mut value = group(found);
                 value["kind"] = "APIGroup".into();
@@ -108,8 +115,8 @@ impl Discovery {
     }
 
     /// `/api/v1` or `/apis/GROUP/VERSION`.
-    pub(crate) fn group_version(&self, group: &str, version: &str) -> Response<Body> {
-        let list: Vec<Value> = resources(group, version).flat_map(legacy).collect();
+    pub(crate) fn group_version(catalog: &Catalog, group: &str, version: &str) -> Response<Body> {
+        let list: Vec<Value> = all_resources(catalog, group, version).flat_map(legacy).collect();
         if list.is_empty() {
             return error::page_not_found();
         }
@@ -186,17 +193,20 @@ fn legacy(resource: &'static Resource) -> impl Iterator<Item = Value> {
     std::iter::once(entry).chain(subresources)
 }
 
-fn aggregated(version: &str, core: bool) -> Value {
+fn aggregated(version: &str, core: bool, catalog: &Catalog) -> Value {
     let chosen: Vec<&Group> = if core {
         kind::groups().iter().filter(|group| group.name.is_empty()).collect()
     } else {
-        groups().collect()
+        groups(catalog).collect()
     };
     let items: Vec<Value> = chosen
         .into_iter()
         .map(|group| {
-            let versions: Vec<Value> =
-                group.versions.iter().map(|version| aggregated_version(group.name, version)).collect();
+            let versions: Vec<Value> = group
+                .versions
+                .iter()
+                .map(|version| aggregated_version(group.name, version, catalog))
+                .collect();
             let metadata = if group.name.is_empty() {
                 json!({"creationTimestamp": null})
             } else {
@@ -211,8 +221,8 @@ fn aggregated(version: &str, core: bool) -> Value {
     })
 }
 
-fn aggregated_version(group: &str, version: &str) -> Value {
-    let entries: Vec<Value> = resources(group, version)
+fn aggregated_version(group: &str, version: &str, catalog: &Catalog) -> Value {
+    let entries: Vec<Value> = all_resources(catalog, group, version)
         .map(|resource| {
             let mut entry = json!({
                 "resource": resource.plural, "singularResource": resource.singular,
@@ -259,7 +269,7 @@ mod tests {
 
     #[test]
     fn each_client_gets_the_form_it_names() {
-        let discovery = Discovery::new();
+        let discovery = Discovery::new(&Catalog::default());
         let v2 = Form::V2.content_type();
         let beta = Form::V2Beta1.content_type();
         let table = [
@@ -280,7 +290,7 @@ mod tests {
 
     #[test]
     fn known_documents_are_not_sent_again() {
-        let discovery = Discovery::new();
+        let discovery = Discovery::new(&Catalog::default());
         let first = discovery.everything(false, &HeaderMap::new()).unwrap();
         let known = HeaderMap::from_iter([(header::IF_NONE_MATCH, first.headers()[header::ETAG].clone())]);
         assert_eq!(discovery.everything(false, &known).unwrap().status(), 304);
@@ -294,6 +304,6 @@ mod tests {
         let pods: Vec<Value> = resources("", "v1").flat_map(legacy).collect();
         let eviction = pods.iter().find(|entry| entry["name"] == "pods/eviction").unwrap();
         assert_eq!(eviction["group"], "policy");
-        assert!(groups().any(|group| group.name == "metrics.k8s.io"));
+        assert!(groups(&Catalog::default()).any(|group| group.name == "metrics.k8s.io"));
     }
 }

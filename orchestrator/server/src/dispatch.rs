@@ -23,6 +23,8 @@ use crate::authorize::{self, Action, Attributes};
 use crate::body::{self, Body};
 use crate::context::{Asked, Context};
 use crate::core::Core;
+use crate::custom::{self, Catalog};
+use crate::discovery::Discovery;
 use crate::query::Query;
 use crate::route::{self, ResourceRequest, Route, Verb};
 use crate::strategy::Part;
@@ -119,21 +121,33 @@ async fn handle(
     }
     let request = match route {
         Route::Resource(request) => request,
-        other => return path(core, &other, &query, (&parts.headers, now)),
+        other => return path(core, &other, &query, (&parts.headers, now)).await,
     };
     if let Some(objection) = node::unselected(&user, &request, &query) {
         let action = Action::Resource(Attributes::of(&request, selected.as_deref()));
         authorize::require_role(core, &user, &action, objection).await?;
     }
     let content = trail.see(&parts.headers, content).await?;
-    let Some(resource) = find(&request) else { return Ok(unknown_resource(&request)) };
+    let (resource, custom) = match find(&request) {
+        Some(built_in) => (built_in, None),
+        None => {
+            let catalog = core.customs.catalog().await?;
+            let found = catalog.find(&request.group, &request.version, &request.resource);
+            match found.filter(|custom| fits(&request, custom.resource)) {
+                Some(custom) => (custom.resource, Some(custom.clone())),
+                None => return Ok(unknown_resource(&request, &catalog)),
+            }
+        }
+    };
     let asked = Asked { query, headers: parts.headers, user, now };
     let media = negotiate::of_failure(&asked.headers);
-    let context = Context::new(core.clone(), request, resource, asked);
+    let context = Context::new(core.clone(), request, resource, asked).with_custom(custom);
     let warnings = context.warnings.clone();
-    if let Some(text) = warn::deprecated(resource) {
+    let deprecated = context.custom.as_ref().and_then(|custom| custom.version().deprecation.clone());
+    if let Some(text) = deprecated.or_else(|| warn::deprecated(resource).map(Into::into)) {
         context.warn(text);
     }
+    let defines = context.stored.group == custom::GROUP && !context.request.verb.reads();
     let changes_rights = (context.stored.group == rbac::GROUP && !context.request.verb.reads())
         .then_some(context.stored.plural);
     let watches = context.request.verb == Verb::Watch;
@@ -145,6 +159,9 @@ async fn handle(
     };
     if let Some(plural) = changes_rights {
         put_in_force(core, plural).await?;
+    }
+    if defines {
+        core.customs.in_force().await;
     }
     let mut response = answered.unwrap_or_else(|status| error::negotiated(&status, media));
     warnings.tell(&mut response);
@@ -202,11 +219,16 @@ fn selected_name(query: &Query) -> Option<String> {
     selector.exact("metadata.name").map(str::to_owned)
 }
 
-/// The resource that a request is about; none when the path does not fit its scope.
+/// The built-in resource that a request is about; none when the path does not fit its scope.
 fn find(request: &ResourceRequest) -> Option<&'static Resource> {
     let resource = kind::find(&request.group, &request.version, &request.resource)?;
+    fits(request, resource).then_some(resource)
+}
+
+/// Whether the path fits the scope of a resource.
+fn fits(request: &ResourceRequest, resource: &Resource) -> bool {
     let placed = request.namespace.is_some();
-    let fits = match (resource.namespaced(), placed) {
+    match (resource.namespaced(), placed) {
         (true, true) => true,
         // All namespaces: only lists and watches.
         (true, false) => request.name.is_none(),
@@ -218,23 +240,30 @@ fn find(request: &ResourceRequest) -> Option<&'static Resource> {
                 && request.name.is_some()
                 && request.name == request.namespace
         }
-    };
-    fits.then_some(resource)
+    }
 }
 
-fn unknown_resource(request: &ResourceRequest) -> Response<Body> {
-    if discovery::resources(&request.group, &request.version).next().is_none() {
+fn unknown_resource(request: &ResourceRequest, catalog: &Catalog) -> Response<Body> {
+    let (group, version) = (&request.group, &request.version);
+    if discovery::resources(group, version).chain(catalog.of(group, version)).next().is_none() {
         return error::page_not_found();
     }
     error::response(&Status::no_such_resource())
 }
 
-fn path(
+async fn path(
     core: &Arc<Core>,
     route: &Route,
     query: &Query,
     (headers, now): (&HeaderMap, Timestamp),
 ) -> Result<Response<Body>, Status> {
+    let catalog = match route {
+        Route::CoreVersions | Route::Groups | Route::Group(_) | Route::GroupVersion(..) => {
+            core.customs.catalog().await?
+        }
+        Route::Root | Route::OpenApiIndex | Route::OpenApi(..) => core.customs.catalog().await?,
+        _ => Arc::default(),
+    };
     match route {
         Route::Version => Ok(health::version()),
         Route::Health(probe, check) => Ok(health::health(core, *probe, check.as_deref(), query)),
@@ -245,13 +274,13 @@ fn path(
             text.push_str(&core.audit.as_ref().map_or_else(String::new, Audit::metrics));
             Ok(body::typed(200, "text/plain; version=0.0.4", text))
         }
-        Route::Root => Ok(health::root()),
-        Route::CoreVersions => core.discovery.everything(true, headers),
-        Route::Groups => core.discovery.everything(false, headers),
-        Route::Group(name) => Ok(core.discovery.group(name)),
-        Route::GroupVersion(group, version) => Ok(core.discovery.group_version(group, version)),
-        Route::OpenApiIndex => Ok(core.openapi.index(headers)),
-        Route::OpenApi(group, version) => core.openapi.serve((group, version), query, headers),
+        Route::Root => Ok(health::root(&catalog.groups)),
+        Route::CoreVersions => catalog.discovery().everything(true, headers),
+        Route::Groups => catalog.discovery().everything(false, headers),
+        Route::Group(name) => Ok(Discovery::group(&catalog, name)),
+        Route::GroupVersion(group, version) => Ok(Discovery::group_version(&catalog, group, version)),
+        Route::OpenApiIndex => Ok(core.openapi.index(&catalog, headers)),
+        Route::OpenApi(group, version) => core.openapi.serve((&catalog, group, version), query, headers),
         Route::OpenApiV2 => Ok(core.openapi.v2(headers)),
         Route::OpenIdConfiguration => Ok(health::openid_configuration()),
         Route::JsonWebKeys => Ok(health::key_set(core)),

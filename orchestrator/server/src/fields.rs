@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use catamaran_api::kind::GroupVersionKind;
+use catamaran_api::kind::{GroupVersionKind, Resource};
 use catamaran_api::meta;
 use catamaran_api::patch::apply::{self, Force, Target, Writer};
 use catamaran_api::status::Status;
@@ -37,6 +37,20 @@ fn manager(context: &Context, options: &WriteOptions) -> String {
     context.user.name.rsplit(':').next().filter(|word| !word.is_empty()).unwrap_or("unknown").to_owned()
 }
 
+/// What is written: the fields of custom resources are those of their schema, in the version of the request.
+fn target<'a>(context: &'a Context, resource: &Resource, part: Part) -> Target<'a> {
+    match &context.custom {
+        Some(custom) => Target::custom(
+            &custom.version().json,
+            &context.resource.api_version(),
+            custom.definition.served(),
+            context.resource.status,
+            subresource(part),
+        ),
+        None => Target::builtin(resource, subresource(part)),
+    }
+}
+
 /// Notes the fields of a new object.
 pub(crate) fn created(context: &Context, object: &mut Value, options: &WriteOptions) {
     if !options.applies {
@@ -57,7 +71,7 @@ pub(crate) fn updated(
 }
 
 fn note(context: &Context, part: Part, (new, old): (&mut Value, Option<&Value>), options: &WriteOptions) {
-    let target = Target::builtin(context.stored, subresource(part));
+    let target = target(context, context.stored, part);
     let manager = manager(context, options);
     let writer = Writer { manager: &manager, subresource: subresource(part), now: context.now };
     apply::update(&target, old, new, &writer);
@@ -72,7 +86,7 @@ pub(crate) fn apply(
 ) -> Result<Value, Status> {
     let part =
         if context.request.subresource.as_deref() == Some("status") { Part::Status } else { Part::Main };
-    let target = Target::builtin(context.resource, subresource(part));
+    let target = target(context, context.resource, part);
     let manager = manager(context, options);
     let writer = Writer { manager: &manager, subresource: subresource(part), now: context.now };
     let force = if options.force == Some(true) { Force::Yes } else { Force::No };

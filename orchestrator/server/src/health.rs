@@ -66,9 +66,9 @@ pub(crate) fn health(core: &Arc<Core>, probe: Probe, check: Option<&str>, query:
 }
 
 /// `/`: the paths there are.
-pub(crate) fn root() -> Response<Body> {
+pub(crate) fn root(more: &[catamaran_api::kind::Group]) -> Response<Body> {
     let mut paths: Vec<String> = ["/api", "/api/v1", "/apis"].map(str::to_owned).to_vec();
-    for group in catamaran_api::kind::groups().iter().filter(|group| !group.name.is_empty()) {
+    for group in catamaran_api::kind::groups().iter().chain(more).filter(|group| !group.name.is_empty()) {
         paths.push(format!("/apis/{}", group.name));
         paths.extend(group.versions.iter().map(|version| format!("/apis/{}/{version}", group.name)));
     }

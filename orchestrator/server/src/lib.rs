@@ -14,6 +14,7 @@ mod certificates;
 mod context;
 mod convert;
 mod core;
+mod custom;
 mod discovery;
 mod dispatch;
 mod encode;

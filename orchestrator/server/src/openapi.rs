@@ -2,7 +2,7 @@
 //! document for old clients. Documents are made at first use.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, header};
@@ -11,6 +11,7 @@ use catamaran_api::status::Status;
 use catamaran_api::{kind, openapi};
 
 use crate::body::{self, Body};
+use crate::custom::Catalog;
 use crate::negotiate;
 use crate::query::Query;
 use crate::{discovery, error};
@@ -19,13 +20,12 @@ const YEAR: &str = "public, immutable, max-age=31536000";
 
 /// The documents so far.
 pub(crate) struct OpenApi {
-    index: OnceLock<Bytes>,
     documents: Mutex<HashMap<(String, String), (Bytes, String)>>,
 }
 
 impl OpenApi {
     pub(crate) fn new() -> Self {
-        OpenApi { index: OnceLock::new(), documents: Mutex::new(HashMap::new()) }
+        OpenApi { documents: Mutex::new(HashMap::new()) }
     }
 
     /// Bytes and hash of a group version's document.
@@ -43,13 +43,16 @@ impl OpenApi {
     }
 
     /// `/openapi/v3`.
-    pub(crate) fn index(&self, headers: &HeaderMap) -> Response<Body> {
-        let bytes = self.index.get_or_init(|| {
+    pub(crate) fn index(&self, catalog: &Catalog, headers: &HeaderMap) -> Response<Body> {
+        let bytes = catalog.openapi_index.get_or_init(|| {
             let versions = kind::groups()
                 .iter()
+                .chain(&catalog.groups)
                 .flat_map(|group| group.versions.iter().map(|version| (group.name, *version)));
+            let document =
+                |group, version| self.document(group, version).or_else(|| catalog.document(group, version));
             let hashes: Vec<(&str, &str, String)> = versions
-                .filter_map(|(group, version)| Some((group, version, self.document(group, version)?.1)))
+                .filter_map(|(group, version)| Some((group, version, document(group, version)?.1)))
                 .collect();
             let borrowed = hashes.iter().map(|(group, version, hash)| (*group, *version, hash.as_str()));
             openapi::index(borrowed).to_string().into()
@@ -60,11 +63,12 @@ impl OpenApi {
     /// `/openapi/v3/…` of a group version; another hash is sent to the right one.
     pub(crate) fn serve(
         &self,
-        (group, version): (&str, &str),
+        (catalog, group, version): (&Catalog, &str, &str),
         query: &Query,
         headers: &HeaderMap,
     ) -> Result<Response<Body>, Status> {
-        let Some((bytes, hash)) = self.document(group, version) else { return Ok(error::page_not_found()) };
+        let found = self.document(group, version).or_else(|| catalog.document(group, version));
+        let Some((bytes, hash)) = found else { return Ok(error::page_not_found()) };
         let entries = negotiate::accept_entries(headers);
         let json = |name: &str| matches!(name, "application/json" | "application/*" | "*/*");
         if !entries.is_empty() && !entries.iter().any(|entry| json(entry.name)) {
@@ -139,7 +143,7 @@ mod tests {
         let openapi = OpenApi::new();
         let (_, hash) = openapi.document("apps", "v1").unwrap();
         let ask = |query: &str, headers: &HeaderMap| {
-            openapi.serve(("apps", "v1"), &Query::parse(Some(query)), headers).unwrap()
+            openapi.serve((&Catalog::default(), "apps", "v1"), &Query::parse(Some(query)), headers).unwrap()
         };
         let none = HeaderMap::new();
         let right = ask(&format!("hash={hash}"), &none);

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use tracing::Instrument;
 
-use catamaran_api::decode::{self, ContentType, Strictness};
+use catamaran_api::decode::{ContentType, Strictness};
 use catamaran_api::field_error::{ErrorType, FieldError};
 use catamaran_api::kind::{GroupVersionKind, Storage};
 use catamaran_api::status::{Reason, Status};
@@ -18,7 +18,7 @@ use crate::negotiate::Media;
 use crate::options::{DryRun, FieldValidation, WriteOptions};
 use crate::route::Verb;
 use crate::strategy::{self, Part};
-use crate::{admit, convert, encode, error, fields, keys, negotiate};
+use crate::{admit, convert, custom, encode, error, fields, keys, negotiate};
 
 /// How often a name is generated anew.
 const NAME_ATTEMPTS: usize = 8;
@@ -27,7 +27,7 @@ const CONFLICT_ATTEMPTS: usize = 64;
 
 /// What a write left behind.
 pub(crate) struct Written {
-    /// The stored bytes.
+    /// The stored bytes; of a custom resource the object in the version of the request.
     pub(crate) bytes: Bytes,
     /// Their revision.
     pub(crate) revision: Revision,
@@ -60,6 +60,9 @@ pub(crate) async fn load_object(context: &Context) -> Result<(Entry, Value), Sta
 /// How the encoding of a body is called by the decoder.
 pub(crate) fn content_type(context: &Context) -> Result<ContentType, Status> {
     Ok(match negotiate::body_media(&context.headers)? {
+        Media::Protobuf if context.resource.custom => {
+            return Err(Status::unsupported_media_type(&["application/json", "application/yaml"]));
+        }
         Media::Json => ContentType::Json,
         Media::Yaml => ContentType::Yaml,
         Media::Protobuf => ContentType::Protobuf,
@@ -83,7 +86,7 @@ pub(crate) fn decode_body(
     options: &WriteOptions,
 ) -> Result<Value, Status> {
     let _span = tracing::info_span!("decode").entered();
-    let decoded = decode::decode_kind(body, content_type(context)?, kind, strictness(options))
+    let decoded = custom::decode(context, body, content_type(context)?, (kind, strictness(options)))
         .map_err(|error| Status::bad_request(error.to_string()))?;
     decoded.warnings.into_iter().for_each(|warning| context.warn(warning));
     Ok(decoded.object)
@@ -96,7 +99,7 @@ pub(crate) fn normalize(
     kind: GroupVersionKind,
     options: &WriteOptions,
 ) -> Result<Value, Status> {
-    let decoded = decode::normalize(object, kind, strictness(options))
+    let decoded = custom::normalize(context, object, kind, strictness(options))
         .map_err(|error| Status::bad_request(error.to_string()))?;
     decoded.warnings.into_iter().for_each(|warning| context.warn(warning));
     Ok(decoded.object)
@@ -136,6 +139,7 @@ pub(crate) async fn create(
     if matches!(context.resource.storage, Storage::Transient) {
         return Err(Status::method_not_supported(context.group_resource(), "create"));
     }
+    custom::refuse_new(context)?;
     check_place(context, &mut object)?;
     if !meta::resource_version(&object).is_empty() {
         return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
@@ -159,6 +163,24 @@ pub(crate) async fn create(
     Err(Status::generate_name_conflict(context.group_resource(), &name))
 }
 
+/// Built-in kinds are judged and kept in one form.
+fn convert_builtin(context: &Context, object: &mut Value) {
+    if context.custom.is_none() {
+        convert::to_stored(object, context.resource, context.stored);
+    }
+}
+
+/// A custom resource is judged in the version of the request and takes its stored form last. Returns the answer to
+/// the client, where that is not what will be stored.
+async fn convert_custom(context: &Context, object: &mut Value) -> Result<Option<Bytes>, Status> {
+    if context.custom.is_none() {
+        return Ok(None);
+    }
+    let answer = encode::encode(object);
+    custom::convert::to_stored(context, object).await?;
+    Ok(Some(answer))
+}
+
 async fn create_named(
     context: &Context,
     mut object: Value,
@@ -168,13 +190,14 @@ async fn create_named(
     let creation =
         meta::Creation { uid: &uid, now: context.now, namespace: context.namespace().unwrap_or_default() };
     meta::prepare_create(context.resource, &mut object, &creation);
-    defaults::apply(context.resource, &mut object);
-    convert::to_stored(&mut object, context.resource, context.stored);
+    custom::fill(context, &mut object);
+    convert_builtin(context, &mut object);
     defaults::on_create(context.stored, &mut object);
     let admitting = admit::create(context, &mut object, options);
     let reserved = admitting.instrument(tracing::info_span!("admit")).await?;
     defaults::apply(context.stored, &mut object);
-    let errors = validate::create(context.stored, &object);
+    let mut errors = validate::create(context.stored, &object);
+    errors.extend(custom::check_create(context, &object));
     if !errors.is_empty() {
         return Err(Status::invalid(
             context.resource.group,
@@ -186,6 +209,7 @@ async fn create_named(
     warn::object(context.stored, &object, None).into_iter().for_each(|text| context.warn(text));
     admit::check_created(context, &object, options).instrument(tracing::info_span!("admit")).await?;
     fields::created(context, &mut object, options);
+    let answer = convert_custom(context, &mut object).await?;
     let bytes = encode::encode(&object);
     let key = keys::one(context.stored, context.namespace(), meta::name(&object));
     if options.dry_run == DryRun::All {
@@ -194,7 +218,7 @@ async fn create_named(
         let found = context.core.store.get(&key).await;
         return match found.map_err(|error| error::from_store(error, context.group_resource(), name))? {
             Some(current) => Err(exists(context, name, Some(&current))),
-            None => Ok(Written { bytes, revision: 0, effect: Effect::Created }),
+            None => Ok(Written { bytes: answer.unwrap_or(bytes), revision: 0, effect: Effect::Created }),
         };
     }
     let put = Put { key, value: bytes, expect: Expect::Absent };
@@ -202,9 +226,11 @@ async fn create_named(
     let put = writing.instrument(tracing::info_span!("store")).await;
     drop(reserved);
     match put? {
-        Ok(entry) => {
-            Ok(Written { bytes: entry.value, revision: entry.mod_revision, effect: Effect::Created })
-        }
+        Ok(entry) => Ok(Written {
+            bytes: answer.unwrap_or(entry.value),
+            revision: entry.mod_revision,
+            effect: Effect::Created,
+        }),
         Err(StoreError::Conflict { current }) => Err(exists(context, meta::name(&object), current.as_ref())),
         Err(error) => Err(error::from_store(error, context.group_resource(), meta::name(&object))),
     }
@@ -285,38 +311,45 @@ async fn update_once(
     options: &WriteOptions,
     (entry, change): (&Entry, &impl Fn(Option<&Value>) -> Result<Value, Status>),
 ) -> Result<Written, Retry> {
-    let old = encode::decode(&entry.value, entry.mod_revision).map_err(Status::internal_error)?;
-    let mut new = {
-        // Nearly always the form that is served is the form that is kept.
-        let mut served = std::borrow::Cow::Borrowed(&old);
-        if context.converts() {
-            convert::to_served(served.to_mut(), context.resource, context.stored);
-        }
-        let mut new = tracing::info_span!("merge").in_scope(|| change(Some(&served)))?;
-        check_place(context, &mut new)?;
-        check_preconditions(context, part, &new, &served)?;
-        new
-    };
-    defaults::apply(context.resource, &mut new);
-    convert::to_stored(&mut new, context.resource, context.stored);
-    strategy::prepare_update(context.stored, part, &mut new, &old);
-    let admitting = admit::update(context, part, (&mut new, &old), options);
+    let stored = encode::decode(&entry.value, entry.mod_revision).map_err(Status::internal_error)?;
+    // Nearly always the form that is served is the form that is kept.
+    let mut served = std::borrow::Cow::Borrowed(&stored);
+    if context.converts() {
+        custom::convert::to_served(context, served.to_mut()).await?;
+    }
+    let mut new = tracing::info_span!("merge").in_scope(|| change(Some(&served)))?;
+    check_place(context, &mut new)?;
+    check_preconditions(context, part, &new, &served)?;
+    custom::fill(context, &mut new);
+    convert_builtin(context, &mut new);
+    let old = if context.custom.is_some() { &*served } else { &stored };
+    strategy::prepare_update(context.stored, part, &mut new, old);
+    let admitting = admit::update(context, part, (&mut new, old), options);
     let reserved = admitting.instrument(tracing::info_span!("admit")).await?;
-    let errors = validate::update(context.stored, &new, &old, part.written());
+    let mut errors = validate::update(context.stored, &new, old, part.written());
+    errors.extend(custom::check_update(context, part, &new, old));
     if !errors.is_empty() {
         let (group, kind) = (context.resource.group, context.resource.kind);
         return Err(Status::invalid(group, kind, meta::name(&new), &errors).into());
     }
     if part == Part::Main {
-        warn::object(context.stored, &new, Some(&old)).into_iter().for_each(|text| context.warn(text));
+        warn::object(context.stored, &new, Some(old)).into_iter().for_each(|text| context.warn(text));
     }
-    let checking = admit::check_updated(context, part, (&new, &old), options);
+    let checking = admit::check_updated(context, part, (&new, old), options);
     checking.instrument(tracing::info_span!("admit")).await?;
-    fields::updated(context, part, (&mut new, &old), options);
-    let written =
-        commit(context, (part, options), (entry, &old), new).instrument(tracing::info_span!("store")).await;
+    fields::updated(context, part, (&mut new, old), options);
+    let answer = convert_custom(context, &mut new).await?;
+    let committing = commit(context, (part, options), (entry, &stored), new);
+    let written = committing.instrument(tracing::info_span!("store")).await;
     drop(reserved);
-    written
+    let written = written?;
+    let unchanged = written.revision == entry.mod_revision && options.dry_run == DryRun::No;
+    let bytes = match answer {
+        Some(_) if unchanged => encode::encode(old),
+        Some(answer) => answer,
+        None => written.bytes,
+    };
+    Ok(Written { bytes, ..written })
 }
 
 fn check_preconditions(context: &Context, part: Part, new: &Value, old: &Value) -> Result<(), Status> {

@@ -22,7 +22,7 @@ use crate::imageregistry::{ImageRegistryConfig, run_image_registry};
 use crate::pki::{Credentials, Pki, Subject};
 use crate::serve::{self, Handler, Listeners, ServeError};
 use crate::token::{LEGACY_ISSUER, Legacy};
-use crate::{bootstrap, dispatch, expire, flow, identity};
+use crate::{bootstrap, custom, dispatch, expire, flow, identity};
 
 /// The API server. Cheap to clone.
 #[derive(Clone)]
@@ -46,7 +46,9 @@ impl Server {
     /// # Errors
     /// When one of them is refused.
     pub async fn bootstrap(&self) -> Result<(), ServerError> {
-        bootstrap::run(self).await
+        bootstrap::run(self).await?;
+        custom::start(&self.0);
+        Ok(())
     }
 
     /// The API for a client in this process who is `user`; requests may carry another [`UserInfo`] in their

@@ -42,6 +42,33 @@ impl Options {
     }
 }
 
+/// A resource with the columns that its definition gives it, if one does.
+#[derive(Clone, Copy)]
+pub(crate) struct Printed<'a> {
+    pub(crate) resource: &'a Resource,
+    pub(crate) columns: Option<&'a catamaran_api::custom::Columns>,
+}
+
+impl Printed<'_> {
+    fn definitions(self) -> Value {
+        match self.columns {
+            Some(columns) => columns.definitions().clone(),
+            None => table::column_definitions(self.resource),
+        }
+    }
+
+    fn cells(self, object: &Value, now: Timestamp) -> Vec<Value> {
+        match self.columns {
+            Some(columns) => columns.row(object, now),
+            None => table::row(self.resource, object, now),
+        }
+    }
+
+    fn conditions(self, object: &Value) -> Option<Value> {
+        self.columns.is_none().then(|| table::row_conditions(self.resource, object)).flatten()
+    }
+}
+
 /// Whether the columns are said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Columns {
@@ -51,13 +78,13 @@ pub(crate) enum Columns {
 
 /// A Table of rows, with the metadata of the list.
 pub(crate) fn of_rows(
-    resource: &Resource,
+    printed: Printed<'_>,
     rows: Vec<Value>,
     (metadata, columns): (Value, Columns),
     options: &Options,
 ) -> Value {
     let definitions = match columns {
-        Columns::Said => table::column_definitions(resource),
+        Columns::Said => printed.definitions(),
         Columns::LeftOut => Value::Array(Vec::new()),
     };
     json!({
@@ -70,17 +97,17 @@ pub(crate) fn of_rows(
 }
 
 /// The row of one object.
-pub(crate) fn row(resource: &Resource, object: &Value, options: &Options, now: Timestamp) -> Value {
-    finish_row(table::row(resource, object, now), object, table::row_conditions(resource, object), options)
+pub(crate) fn row(printed: Printed<'_>, object: &Value, options: &Options, now: Timestamp) -> Value {
+    finish_row(printed.cells(object, now), object, printed.conditions(object), options)
 }
 
 /// The row of a bookmark, whose metadata has to be seen.
-pub(crate) fn bookmark_row(resource: &Resource, object: &Value, options: &Options, now: Timestamp) -> Value {
+pub(crate) fn bookmark_row(printed: Printed<'_>, object: &Value, options: &Options, now: Timestamp) -> Value {
     let include = match options.include {
         Include::Object => Include::Object,
         Include::Nothing | Include::Metadata => Include::Metadata,
     };
-    row(resource, object, &Options { include, ..*options }, now)
+    row(printed, object, &Options { include, ..*options }, now)
 }
 
 fn finish_row(cells: Vec<Value>, object: &Value, conditions: Option<Value>, options: &Options) -> Value {
@@ -98,7 +125,7 @@ fn finish_row(cells: Vec<Value>, object: &Value, conditions: Option<Value>, opti
 
 /// A Table with one row.
 pub(crate) fn of_one(
-    resource: &Resource,
+    printed: Printed<'_>,
     subresource: Option<&str>,
     object: &Value,
     (options, now): (&Options, Timestamp),
@@ -107,11 +134,11 @@ pub(crate) fn of_one(
     let metadata = json!({"resourceVersion": version});
     if subresource == Some("scale") {
         let row = finish_row(table::scale_row(object, now), object, None, options);
-        let mut made = of_rows(resource, vec![row], (metadata, Columns::LeftOut), options);
+        let mut made = of_rows(printed, vec![row], (metadata, Columns::LeftOut), options);
         made["columnDefinitions"] = table::scale_columns().iter().map(table::Column::to_value).collect();
         return made;
     }
-    of_rows(resource, vec![row(resource, object, options, now)], (metadata, Columns::Said), options)
+    of_rows(printed, vec![row(printed, object, options, now)], (metadata, Columns::Said), options)
 }
 
 /// `PartialObjectMetadata` of an object.
@@ -131,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_row_carries_what_is_asked_for() {
-        let resource = kind::find("", "v1", "configmaps").unwrap();
+        let resource = Printed { resource: kind::find("", "v1", "configmaps").unwrap(), columns: None };
         let object = json!({"metadata": {"name": "a", "resourceVersion": "4"}, "data": {"x": "y"}});
         let now = "2026-01-01T00:00:00Z".parse().unwrap();
         for (include, expected) in [

@@ -3,12 +3,13 @@
 use super::Verb::{Create, Delete, DeleteCollection, Get, List, Patch, Update, Watch};
 use super::{GroupVersionKind, Resource, Scope, Storage, Subresource, Verb};
 
-const STANDARD: &[Verb] = &[Create, Delete, DeleteCollection, Get, List, Patch, Update, Watch];
+pub(super) const STANDARD: &[Verb] = &[Create, Delete, DeleteCollection, Get, List, Patch, Update, Watch];
 const NO_COLLECTION: &[Verb] = &[Create, Delete, Get, List, Patch, Update, Watch];
 const READ: &[Verb] = &[Get, List];
 const CREATE: &[Verb] = &[Create];
 const GET: &[Verb] = &[Get];
 const UPDATE: &[Verb] = &[Update];
+pub(super) const SCALE_VERBS: &[Verb] = STATUS;
 const STATUS: &[Verb] = &[Get, Patch, Update];
 const CONNECT: &[Verb] = &[Create, Get];
 const PROXY: &[Verb] = &[Create, Delete, Get, Patch, Update];
@@ -51,6 +52,8 @@ macro_rules! resource {
                 preferred: true,
                 create_on_update: false,
                 unconditional_update: true,
+                custom: false,
+                selectable_fields: &[],
             }
         }
     };

@@ -130,11 +130,15 @@ fn write_operation(w: &mut Writer, operation: Operation, path: &str, resource: &
     w.field("operationId").text(&operation_id(verb, path, resource, level));
     w.field("parameters").array(|w| parameters(w, operation, resource));
     match (action, method) {
-        ("post" | "put", _) => request(w, &["*/*"], reference(body), true),
-        ("delete" | "deletecollection", _) => request(w, &["*/*"], reference(DELETE_OPTIONS), false),
+        ("post" | "put", _) => request(w, body_types(resource), reference(resource, body), true),
+        ("delete" | "deletecollection", _) => {
+            request(w, body_types(resource), reference(resource, DELETE_OPTIONS), false);
+        }
         ("patch", _) => {
             let patch = "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.Patch".to_owned();
-            request(w, &PATCH_TYPES, Some(patch), true);
+            // Lists of custom resources have no merge keys.
+            let types = if resource.custom { &PATCH_TYPES[..3] } else { &PATCH_TYPES };
+            request(w, types, Some(patch), true);
         }
         _ => {}
     }
@@ -142,6 +146,10 @@ fn write_operation(w: &mut Writer, operation: Operation, path: &str, resource: &
     w.field("x-kubernetes-action").text(action);
     w.field("x-kubernetes-group-version-kind");
     kind(w, body.group, body.version, body.kind);
+}
+
+fn body_types(resource: &Resource) -> &'static [&'static str] {
+    if resource.custom { &["application/json", "application/yaml"] } else { &["*/*"] }
 }
 
 const PATCH_TYPES: [&str; 4] = [
@@ -203,10 +211,11 @@ fn responses(
         "deletecollection" => STATUS,
         _ => body,
     };
-    let schema = if action == "connect" || is_log { None } else { reference(result) };
+    let schema = if action == "connect" || is_log { None } else { reference(resource, result) };
     let types: &[&str] = match action {
         "connect" => &["*/*"],
         "get" if is_log => &["text/plain"],
+        _ if resource.custom => &["application/json", "application/yaml"],
         "list" => &LIST_TYPES,
         _ => &TYPES,
     };

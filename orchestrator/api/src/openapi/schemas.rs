@@ -6,7 +6,7 @@ use super::writer::Writer;
 use crate::kind::{GroupVersionKind, Resource};
 use crate::schema::{self, Descriptions, Field, JSON_SCHEMA, ListType, MapType, Struct, Type};
 
-const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
+pub(super) const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 const CRD: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.";
 
 /// Bodies that every group version has.
@@ -25,8 +25,13 @@ pub(super) fn write(w: &mut Writer, group: &str, version: &str, resources: &[&Re
         reached.add(schema::named(&format!("{META}{name}")));
     }
     for resource in resources {
-        reached.add(Some(schema::of(resource)));
-        reached.add(schema::of_kind(resource.group, resource.version, resource.list_kind));
+        if resource.custom {
+            reached.add(schema::named(&format!("{META}ObjectMeta")));
+            reached.add(schema::named(&format!("{META}ListMeta")));
+        } else {
+            reached.add(Some(schema::of(resource)));
+            reached.add(schema::of_kind(resource.group, resource.version, resource.list_kind));
+        }
         for sub in resource.subresources {
             reached.add(schema::of_kind(sub.kind.group, sub.kind.version, sub.kind.kind));
         }
@@ -149,8 +154,13 @@ pub(super) fn kind(w: &mut Writer, group: &str, version: &str, kind: &str) {
 }
 
 /// The kind of a type reference in paths.
-pub(super) fn reference(gvk: GroupVersionKind) -> Option<String> {
-    schema::of_kind(gvk.group, gvk.version, gvk.kind).map(|of| format!("#/components/schemas/{}", of.name))
+pub(super) fn reference(resource: &Resource, gvk: GroupVersionKind) -> Option<String> {
+    let own = resource.custom && (gvk.group, gvk.version) == (resource.group, resource.version);
+    let name = match schema::of_kind(gvk.group, gvk.version, gvk.kind) {
+        _ if own => super::custom::name(gvk.group, gvk.version, gvk.kind),
+        of => of?.name.to_owned(),
+    };
+    Some(format!("#/components/schemas/{name}"))
 }
 
 fn property(w: &mut Writer, field: &Field, description: &str) {

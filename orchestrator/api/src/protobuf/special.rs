@@ -111,8 +111,6 @@ pub(super) fn write_raw(value: &Value) -> Vec<u8> {
     out
 }
 
-const NANOS: [(i64, &str); 3] = [(3_600_000_000_000, "h"), (60_000_000_000, "m"), (1_000_000_000, "s")];
-
 /// `Duration`: 1 nanoseconds. JSON has `1h2m3.5s`.
 pub(super) fn read_duration(bytes: &[u8]) -> Result<Value, ProtobufError> {
     let mut nanos = 0;
@@ -126,25 +124,11 @@ pub(super) fn read_duration(bytes: &[u8]) -> Result<Value, ProtobufError> {
 }
 
 pub(super) fn write_duration(text: &str, field: &'static str) -> Result<Vec<u8>, ProtobufError> {
-    let nanos = parse_duration(text).ok_or(ProtobufError::Value { field, wanted: "duration" })?;
+    let nanos =
+        crate::time::parse_duration(text).ok_or(ProtobufError::Value { field, wanted: "duration" })?;
     let mut out = Vec::new();
     put_integer(&mut out, 1, nanos);
     Ok(out)
-}
-
-/// Hours, minutes and seconds with a fraction, in that order, each at most once.
-fn parse_duration(text: &str) -> Option<i64> {
-    let (sign, mut rest) = text.strip_prefix('-').map_or((1, text), |rest| (-1, rest));
-    let mut nanos: i64 = 0;
-    for (unit, suffix) in NANOS {
-        let Some((number, after)) = rest.split_once(suffix) else { continue };
-        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-        let digits: i64 = if fraction.is_empty() { 0 } else { format!("{fraction:0<9.9}").parse().ok()? };
-        nanos = nanos.checked_add(whole.parse::<i64>().ok()?.checked_mul(unit)?)?;
-        nanos = nanos.checked_add(digits * (unit / 1_000_000_000))?;
-        rest = after;
-    }
-    rest.is_empty().then_some(sign * nanos)
 }
 
 #[cfg(test)]
@@ -162,8 +146,8 @@ mod tests {
             (-1_000_000_000, "-1s"),
         ] {
             assert_eq!(duration_text(nanos), text);
-            assert_eq!(parse_duration(text), Some(nanos));
+            assert_eq!(crate::time::parse_duration(text), Some(nanos));
         }
-        assert_eq!(parse_duration("soon"), None);
+        assert_eq!(crate::time::parse_duration("soon"), None);
     }
 }

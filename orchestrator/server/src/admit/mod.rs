@@ -33,7 +33,7 @@ use crate::options::{DryRun, WriteOptions};
 use crate::route::Verb;
 use crate::strategy::{self, Part};
 use crate::subresources::scale;
-use crate::{certificates, encode, error, flow, keys, rbac};
+use crate::{certificates, custom, encode, error, flow, keys, rbac};
 
 pub(crate) use noderestriction::eviction;
 pub(crate) use quota::{Locks, check as check_quota, put};
@@ -80,6 +80,7 @@ pub(crate) async fn create(
         (certificates::GROUP, "certificatesigningrequests") => {
             certificates::create(context, object).map(|()| None)
         }
+        (custom::GROUP, custom::PLURAL) => custom::admit(context, object).await,
         _ => Ok(None),
     }
 }
@@ -159,7 +160,7 @@ pub(crate) async fn update(
     let admission = change(context, part, options);
     let mut hooks = admission.mutating().await?;
     if hooks.any() && asks(part) {
-        let (mut shown, before) = (shown(part, new), self::shown(part, old));
+        let (mut shown, before) = (shown(context, part, new), self::shown(context, part, old));
         if hooks.first(&mut shown, &before).await? == Outcome::Changed {
             hooks.second(&mut shown, &before).await?;
             take(context, part, (new, old), shown);
@@ -171,6 +172,7 @@ pub(crate) async fn update(
         (certificates::GROUP, "certificatesigningrequests", _) => {
             certificates::update(context, part, new, old).await.map(|()| None)
         }
+        (custom::GROUP, custom::PLURAL, Part::Main) => custom::admit(context, new).await,
         ("", "services", Part::Main) => service::admit(context, new, Some(old)).await,
         ("", "persistentvolumeclaims", Part::Main) => storage::growth(context, new, old).await.map(|()| None),
         _ => Ok(None),
@@ -189,7 +191,7 @@ pub(crate) async fn check_updated(
     if !asks(part) || !admission.validates().await? {
         return Ok(());
     }
-    admission.validate(&shown(part, new), &shown(part, old)).await
+    admission.validate(&shown(context, part, new), &shown(context, part, old)).await
 }
 
 /// Who binds a pod has asked about the Binding.
@@ -211,14 +213,14 @@ fn change<'a>(context: &'a Context, part: Part, options: &WriteOptions) -> Admis
 }
 
 /// What a webhook sees of an object: all of it, or its scale.
-fn shown(part: Part, object: &Value) -> Value {
-    if part == Part::Scale { scale::of(object) } else { object.clone() }
+fn shown(context: &Context, part: Part, object: &Value) -> Value {
+    if part == Part::Scale { scale::of(context, object) } else { object.clone() }
 }
 
 /// Takes over what webhooks made of it.
 fn take(context: &Context, part: Part, (new, old): (&mut Value, &Value), shown: Value) {
     if part == Part::Scale {
-        new["spec"]["replicas"] = shown["spec"]["replicas"].clone();
+        scale::set_replicas(context, new, shown["spec"]["replicas"].clone());
     } else {
         *new = shown;
     }

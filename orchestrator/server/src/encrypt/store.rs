@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use catamaran_store::{Entry, Event, Expect, Page, Range, Revision, Store, StoreError, Watch};
+use catamaran_store::{Entry, Event, Expect, Page, Put, Range, Revision, Store, StoreError, Watch};
 
 use super::config::Encryption;
 use super::provider::CipherError;
@@ -110,6 +110,17 @@ impl Store for Encrypted {
         Ok(Entry { value, ..entry })
     }
 
+    async fn put_all(&self, puts: Vec<Put>) -> Result<Vec<Entry>, StoreError> {
+        let values: Vec<Bytes> = puts.iter().map(|put| put.value.clone()).collect();
+        let seal = |put: Put| {
+            let value = self.encryption.seal(&put.key, put.value).map_err(failed("encrypting an object"))?;
+            Ok(Put { value, ..put })
+        };
+        let sealed = puts.into_iter().map(seal).collect::<Result<_, StoreError>>()?;
+        let entries = self.inner.put_all(sealed).await.map_err(|error| self.explain(error))?;
+        Ok(entries.into_iter().zip(values).map(|(entry, value)| Entry { value, ..entry }).collect())
+    }
+
     async fn delete(&self, key: &str, expect: Expect) -> Result<Entry, StoreError> {
         let entry = self.inner.delete(key, expect).await.map_err(|error| self.explain(error))?;
         self.open(entry)
@@ -177,6 +188,9 @@ mod tests {
         store.put(KEY, value("{2}"), Expect::Revision(first.mod_revision)).await.unwrap();
         let raw = inner.get(KEY).await.unwrap().unwrap().value;
         assert!(raw.starts_with(b"k8s:enc:aesgcm:v1:a:"));
+        let put = Put { key: KEY.into(), value: value("{2}"), expect: Expect::Any };
+        assert_eq!(store.put_all(vec![put]).await.unwrap()[0].value, "{2}");
+        assert!(inner.get(KEY).await.unwrap().unwrap().value.starts_with(b"k8s:enc:"));
         let conflict = store.put(KEY, value("{3}"), Expect::Absent).await.unwrap_err();
         assert!(matches!(conflict, StoreError::Conflict { current: Some(entry) } if entry.value == "{2}"));
         assert_eq!(store.get(KEY).await.unwrap().unwrap().value, "{2}");
@@ -185,13 +199,13 @@ mod tests {
         assert_eq!(page.entries[0].value, "{2}");
         assert_eq!(store.delete(KEY, Expect::Any).await.unwrap().value, "{2}");
         let mut seen = Vec::new();
-        while seen.len() < 3 {
+        while seen.len() < 4 {
             seen.extend(watch.next().await.unwrap().unwrap());
         }
         assert_eq!(seen[1].entry.value, "{2}");
         assert_eq!(seen[1].previous.as_ref().unwrap().value, "{1}");
-        assert_eq!((seen[2].kind, &seen[2].entry.value), (EventKind::Delete, &value("{2}")));
-        assert_eq!(watch.progress(), Some(3));
+        assert_eq!((seen[3].kind, &seen[3].entry.value), (EventKind::Delete, &value("{2}")));
+        assert_eq!(watch.progress(), Some(4));
     }
 
     #[tokio::test]

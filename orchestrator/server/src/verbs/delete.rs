@@ -14,7 +14,7 @@ use catamaran_store::{Entry, Expect, Revision, StoreError};
 use crate::body::Body;
 use crate::context::Context;
 use crate::options::{DeleteOptions, DryRun, Propagation};
-use crate::{admit, encode, error, registry, strategy};
+use crate::{admit, custom, encode, error, registry, strategy};
 
 const OPTIONS: GroupVersionKind = GroupVersionKind { group: "", version: "v1", kind: "DeleteOptions" };
 const ATTEMPTS: usize = 64;
@@ -31,7 +31,10 @@ pub(crate) async fn delete(context: &Context, body: &Bytes) -> Result<Response<B
     let options = options(context, body)?;
     let deleted = delete_object(context, &options).await?;
     match deleted {
-        Deleted::Waits(bytes, revision) => context.stored(options.code_while_waiting(), &bytes, revision),
+        Deleted::Waits(bytes, revision) => {
+            let bytes = custom::convert::bytes(context, bytes).await?;
+            context.stored(options.code_while_waiting(), &bytes, revision)
+        }
         Deleted::Gone(bytes, revision) if returns_object(context) => context.stored(200, &bytes, revision),
         Deleted::Gone(bytes, _) => {
             let uid = encode::uid(&bytes).unwrap_or_default();

@@ -7,7 +7,7 @@ use catamaran_api::status::Status;
 use crate::body::Body;
 use crate::context::Context;
 use crate::options::ListOptions;
-use crate::{error, registry};
+use crate::{custom, error, registry};
 
 /// Serves the stored bytes, or the shape that is asked for.
 pub(crate) async fn get(context: &Context) -> Result<Response<Body>, Status> {
@@ -19,7 +19,8 @@ pub(crate) async fn get(context: &Context) -> Result<Response<Body>, Status> {
     }
     let entry = registry::load(context).await?;
     let entry = entry.ok_or_else(|| Status::not_found(context.group_resource(), context.name()))?;
-    context.stored(200, &entry.value, entry.mod_revision)
+    let bytes = custom::convert::bytes(context, entry.value).await?;
+    context.stored(200, &bytes, entry.mod_revision)
 }
 
 /// The same for the few kinds that are computed: an empty answer is "not found".

@@ -13,7 +13,7 @@ use crate::context::Context;
 use crate::media::{self, Layout};
 use crate::negotiate::{Accepted, Media, Shape};
 use crate::options::{Continue, ListOptions, Match, Selection};
-use crate::{convert, encode, error, keys, table};
+use crate::{custom, encode, error, keys, table};
 
 /// How many entries are read at once while looking for objects that a selector matches.
 const CHUNK: usize = 1000;
@@ -68,14 +68,17 @@ pub(crate) fn of_values(
         (Media::Protobuf, _) => messages((&api_version, kind), &metadata, shaped)?,
         (media, Shape::Table(version)) => {
             let options = table::Options::parse(&context.query, version)?;
-            let row =
-                |object: Result<Value, Status>| Ok(table::row(resource, &object?, &options, context.now));
+            let row = |object: Result<Value, Status>| {
+                Ok(table::row(context.printed(), &object?, &options, context.now))
+            };
             let rows = shaped.map(row).collect::<Result<_, Status>>()?;
-            let table = table::of_rows(resource, rows, (metadata, table::Columns::Said), &options);
+            let table = table::of_rows(context.printed(), rows, (metadata, table::Columns::Said), &options);
             media::object(media, context.layout(), &table)?
         }
         (media, shape) => {
-            let items = shaped.map(|object| Ok(item(shape, object?))).collect::<Result<Vec<_>, Status>>()?;
+            let items = shaped
+                .map(|object| Ok(if resource.custom { object? } else { item(shape, object?) }))
+                .collect::<Result<Vec<_>, Status>>()?;
             let list = json!({"kind": kind, "apiVersion": api_version, "metadata": metadata, "items": items});
             media::object(media, context.layout(), &list)?
         }
@@ -127,7 +130,8 @@ pub(crate) async fn find(context: &Context, options: &ListOptions) -> Result<Fou
         let page = core.store.range(range).await.map_err(|error| refused(context, options, error))?;
         let next = (page.remaining > 0).then(|| next(&page.entries, page.revision, &all)).flatten();
         let remaining = (page.remaining > 0).then_some(page.remaining);
-        return Ok(Found { entries: page.entries, revision: page.revision, next, remaining });
+        let entries = custom::convert::entries(context, page.entries).await?;
+        return Ok(Found { entries, revision: page.revision, next, remaining });
     }
     let wanted = options.limit.unwrap_or(usize::MAX);
     let mut entries = Vec::new();
@@ -137,7 +141,7 @@ pub(crate) async fn find(context: &Context, options: &ListOptions) -> Result<Fou
         range.revision = Some(page.revision);
         range.start_after = page.entries.last().map(|entry| entry.key.to_string());
         let mut left = page.entries.len();
-        for entry in page.entries {
+        for entry in custom::convert::entries(context, page.entries).await? {
             left -= 1;
             if !matches(context, &options.selection, &entry)? {
                 continue;
@@ -244,6 +248,7 @@ fn list_metadata(found: &Found) -> Value {
 
 /// The list itself, as JSON.
 fn whole(context: &Context, found: &Found) -> Result<Bytes, Status> {
+    let resource = context.resource;
     let size: usize = found.entries.iter().map(|entry| entry.value.len() + 48).sum();
     let mut out = BytesMut::with_capacity(size + 256);
     let head = format!(
@@ -257,9 +262,13 @@ fn whole(context: &Context, found: &Found) -> Result<Bytes, Status> {
         if at > 0 {
             out.extend_from_slice(b",");
         }
-        if convert::needed(context.resource, context.stored) {
-            let object = item(Shape::Whole, context.decode(&entry.value, entry.mod_revision)?);
+        if context.converts() {
+            let object = context.decode(&entry.value, entry.mod_revision)?;
+            let object = if resource.custom { object } else { item(Shape::Whole, object) };
             out.extend_from_slice(object.to_string().as_bytes());
+        } else if resource.custom {
+            // Unlike items of built-in kinds these say what they are.
+            encode::splice_into(&mut out, &entry.value, entry.mod_revision);
         } else {
             encode::splice_item_into(&mut out, &entry.value, entry.mod_revision);
         }

@@ -12,6 +12,7 @@ use catamaran_api::status::Status;
 
 use crate::body::Body;
 use crate::context::Context;
+use crate::custom;
 use crate::fields;
 use crate::negotiate::MediaRange;
 use crate::options::WriteOptions;
@@ -24,6 +25,9 @@ const TYPES: [&str; 4] = [
     "application/strategic-merge-patch+json",
     "application/apply-patch+yaml",
 ];
+
+const CUSTOM_TYPES: [&str; 3] =
+    ["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
 
 /// A patch body with what it means.
 pub(crate) enum Patch {
@@ -51,15 +55,20 @@ impl Patch {
         let patch = match media {
             "application/json-patch+json" => Patch::Json(body.clone()),
             "application/merge-patch+json" => Patch::Merge(warned(context, untyped(ContentType::Json)?)),
+            // Lists of custom resources have no merge keys.
+            "application/strategic-merge-patch+json" if context.resource.custom => {
+                return Err(Status::unsupported_media_type(&CUSTOM_TYPES));
+            }
             "application/strategic-merge-patch+json" => {
                 Patch::Strategic(warned(context, untyped(ContentType::Json)?))
             }
             "application/apply-patch+yaml" => {
-                let decoded =
-                    decode::decode_kind(body, ContentType::Yaml, kind, registry::strictness(options))
-                        .map_err(|error| Status::bad_request(error.to_string()))?;
+                let wanted = (kind, registry::strictness(options));
+                let decoded = custom::decode(context, body, ContentType::Yaml, wanted)
+                    .map_err(|error| Status::bad_request(error.to_string()))?;
                 Patch::Apply(warned(context, decoded))
             }
+            _ if context.resource.custom => return Err(Status::unsupported_media_type(&CUSTOM_TYPES)),
             _ => return Err(Status::unsupported_media_type(&TYPES)),
         };
         match (&patch, options.force) {

@@ -21,7 +21,7 @@ use crate::hub::{Change, ChangeKind, Cursor, frame};
 use crate::media;
 use crate::negotiate::{Media, Shape};
 use crate::options::{ListOptions, Selection};
-use crate::{convert, encode, error, keys, table};
+use crate::{custom, encode, error, keys, table};
 
 /// How often a quiet watch says how far it has come.
 const BOOKMARKS: Duration = Duration::from_secs(60);
@@ -185,6 +185,8 @@ enum Woken {
     Changes(Result<Vec<Arc<Change>>, Status>),
     Bookmark,
     Over,
+    /// The definition of the resource changed or went.
+    Gone,
 }
 
 impl Watcher {
@@ -199,20 +201,26 @@ impl Watcher {
         loop {
             match self.wait().await {
                 Woken::Changes(Ok(changes)) => {
-                    let out = self.encode(&changes);
+                    let out = match custom::convert::changes(&self.context, changes).await {
+                        Ok(changes) => self.encode(&changes),
+                        Err(status) => return Some(self.fail(&status)),
+                    };
                     if !out.is_empty() {
                         return Some(out);
                     }
                 }
-                Woken::Changes(Err(status)) => {
-                    self.ended = true;
-                    return Some(self.error_frame(&status));
-                }
+                Woken::Changes(Err(status)) => return Some(self.fail(&status)),
                 Woken::Bookmark => {
                     self.bookmarks = Some(Instant::now() + BOOKMARKS);
                     if let Some(bytes) = self.bookmark().await {
                         return Some(bytes);
                     }
+                }
+                Woken::Gone => {
+                    self.ended = true;
+                    let last = self.source.rest().await;
+                    let last = custom::convert::changes(&self.context, last).await.unwrap_or_default();
+                    return Some(self.encode(&last)).filter(|out| !out.is_empty());
                 }
                 Woken::Over => {
                     self.ended = true;
@@ -222,6 +230,12 @@ impl Watcher {
         }
     }
 
+    /// The last thing that the client hears.
+    fn fail(&mut self, status: &Status) -> Bytes {
+        self.ended = true;
+        self.error_frame(status)
+    }
+
     async fn wait(&mut self) -> Woken {
         let bookmark = self.bookmarks.unwrap_or_else(|| self.deadline + BOOKMARKS);
         tokio::select! {
@@ -229,6 +243,7 @@ impl Watcher {
             () = sleep_until(self.deadline) => Woken::Over,
             _ = self.stopping.wait_for(|stopping| *stopping) => Woken::Over,
             () = sleep_until(bookmark) => Woken::Bookmark,
+            () = gone(&self.context) => Woken::Gone,
         }
     }
 
@@ -293,8 +308,8 @@ impl Watcher {
         let fits = |object: &Value| -> bool {
             if self.context.converts() {
                 let mut object = object.clone();
-                convert::to_served(&mut object, self.context.resource, self.context.stored);
-                return list::selects(&self.selection, &object);
+                return self.context.to_served(&mut object).is_ok()
+                    && list::selects(&self.selection, &object);
             }
             list::selects(&self.selection, object)
         };
@@ -325,18 +340,22 @@ impl Watcher {
     /// One event in the shape that was asked for.
     fn event(&mut self, out: &mut BytesMut, kind: ChangeKind, object: &Value) {
         let mut object = std::borrow::Cow::Borrowed(object);
-        if self.context.converts() {
-            convert::to_served(object.to_mut(), self.context.resource, self.context.stored);
+        if self.context.converts()
+            && let Err(status) = self.context.to_served(object.to_mut())
+        {
+            self.ended = true;
+            out.extend_from_slice(&media::event(self.media, "ERROR", &status.to_value()));
+            return;
         }
         let shaped = match &mut self.shape {
             Form::Whole => object.into_owned(),
             Form::Metadata(version) => table::metadata(&object, version),
             Form::Table(options, columns) => {
                 let version = object["metadata"]["resourceVersion"].clone();
-                let row = table::row(self.context.resource, &object, options, jiff::Timestamp::now());
+                let row = table::row(self.context.printed(), &object, options, jiff::Timestamp::now());
                 let said = std::mem::replace(columns, table::Columns::LeftOut);
                 let head = (json!({"resourceVersion": version}), said);
-                table::of_rows(self.context.resource, vec![row], head, options)
+                table::of_rows(self.context.printed(), vec![row], head, options)
             }
         };
         out.extend_from_slice(&media::event(self.media, kind.as_str(), &shaped));
@@ -352,6 +371,7 @@ impl Watcher {
         let mut out = BytesMut::new();
         if let Source::Shared(cursor) = &mut self.source {
             let changes = cursor.take(usize::MAX).ok()?;
+            let changes = custom::convert::changes(&self.context, changes).await.ok()?;
             out.extend_from_slice(&self.encode(&changes));
         }
         self.sent = self.sent.max(progress);
@@ -370,9 +390,9 @@ impl Watcher {
             Form::Whole => bare,
             Form::Metadata(version) => table::metadata(&bare, version),
             Form::Table(options, _) => {
-                let row = table::bookmark_row(resource, &bare, options, self.context.now);
+                let row = table::bookmark_row(self.context.printed(), &bare, options, self.context.now);
                 let head = (json!({"resourceVersion": revision.to_string()}), table::Columns::LeftOut);
-                table::of_rows(resource, vec![row], head, options)
+                table::of_rows(self.context.printed(), vec![row], head, options)
             }
         };
         media::event(self.media, "BOOKMARK", &object)
@@ -383,7 +403,27 @@ impl Watcher {
     }
 }
 
+/// Ends when the resource is no longer what it was when the watch began; built-in ones stay.
+async fn gone(context: &Context) {
+    match &context.custom {
+        Some(custom) => custom.ended.cancelled().await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Source {
+    /// What is there already, for a watch that ends.
+    async fn rest(&mut self) -> Vec<Arc<Change>> {
+        match self {
+            Source::Shared(cursor) => {
+                // The last deletions may not be in the ring yet.
+                cursor.progress().await;
+                cursor.take(usize::MAX).unwrap_or_default()
+            }
+            Source::History(_) | Source::Ended => Vec::new(),
+        }
+    }
+
     /// The next changes; pending for ever when nothing more comes. Who falls out of the ring reads the history
     /// until it has caught up; who is too slow even for that is cut off.
     async fn next(&mut self, context: &Context, sent: Revision) -> Result<Vec<Arc<Change>>, Status> {

@@ -271,6 +271,11 @@ pub(crate) fn status(resource: &Resource) -> (Value, &'static str) {
             ]}}),
             "typeChecking",
         ),
+        ("apiextensions.k8s.io", _) => {
+            let mut status = condition("Matrix");
+            status["storedVersions"] = json!(["v1"]);
+            (status, "conditions")
+        }
         _ => (condition("Matrix"), "conditions"),
     }
 }
