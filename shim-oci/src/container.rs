@@ -152,7 +152,9 @@ impl Container {
         let log = CriLogWriter::open(path)?;
         for (name, stream) in [(stdio::STDOUT, LogStream::Stdout), (stdio::STDERR, LogStream::Stderr)] {
             let reader = stdio::open_reader(&self.directory.path().join(name))?;
-            let pump = tokio::spawn(pump::pipe_to_log(reader, log.stream(stream)));
+            let log = log.stream(stream);
+            let log = if self.spec.stdin == Stdin::Null { log } else { log.at_once() };
+            let pump = tokio::spawn(pump::pipe_to_log(reader, log));
             self.held().pumps.push(pump);
         }
         Ok(())
@@ -161,7 +163,7 @@ impl Container {
     fn pump_terminal(&self, terminal: OwnedFd) -> std::io::Result<()> {
         let terminal = Arc::new(pump::watch(terminal, Interest::READABLE | Interest::WRITABLE)?);
         let sink = match &self.spec.output {
-            Output::CriLog(path) => Sink::Log(CriLogWriter::open(path)?.stream(LogStream::Stdout)),
+            Output::CriLog(path) => Sink::Log(CriLogWriter::open(path)?.stream(LogStream::Stdout).at_once()),
             Output::Fifos { stdout, .. } if !stdout.is_empty() => {
                 Sink::Pipe(pump::watch(stdio::open_for_copy(stdout.as_ref())?, Interest::WRITABLE)?)
             }

@@ -259,6 +259,23 @@ mod tests {
         assert_eq!(texts(&path), ["F one", "F two", "F thr"]);
     }
 
+    #[tokio::test]
+    async fn a_prompt_is_there_before_the_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let log = CriLogWriter::open(&path).unwrap().stream(LogStream::Stdout).at_once();
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let pump = tokio::spawn(pipe_to_log(reader.into(), log));
+        writer.write_all(b"name? ").unwrap();
+        while texts(&path).is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        writer.write_all(b"hello\n").unwrap();
+        drop(writer);
+        pump.await.unwrap();
+        assert_eq!(texts(&path), ["P name? ", "F hello"]);
+    }
+
     /// A worker that is killed loses nothing: an unfinished line is still in the pipe for the next.
     #[tokio::test]
     async fn a_successor_goes_on_where_the_killed_one_was() {

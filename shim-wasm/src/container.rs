@@ -337,7 +337,8 @@ fn template(spec: &ContainerSpec, wasm: &WasmSpec, isolation: Isolation) -> Resu
         preopens,
         memory: MemoryAccount::new(memory_limit(resources)),
         cpu: CpuMeter::new(cpu_limit(resources)),
-        output: ContainerOutput::open(&spec.output).map_err(|e| failed("open the container's output", &e))?,
+        output: ContainerOutput::open(&spec.output, &spec.stdin)
+            .map_err(|e| failed("open the container's output", &e))?,
         input: GuestInput::new(&spec.stdin),
         outgoing: Outgoing::new(&network),
         network,

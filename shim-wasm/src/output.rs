@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use catamaran_task::cri_log::{CriLogStream, CriLogWriter, LogStream};
-use catamaran_task::spec::Output;
+use catamaran_task::spec::{Output, Stdin};
 use tokio::io::AsyncWrite;
 use tokio::time::{Instant, Sleep};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
@@ -35,6 +35,8 @@ pub(crate) enum Sink {
 /// The output of one container: sink and rate.
 pub(crate) struct ContainerOutput {
     sink: Sink,
+    /// Somebody may talk to it: prompts are logged at once.
+    talks: bool,
     rate: Mutex<Rate>,
 }
 
@@ -45,18 +47,20 @@ struct Rate {
 
 impl ContainerOutput {
     /// Opens what `output` names.
-    pub(crate) fn open(output: &Output) -> io::Result<Arc<Self>> {
+    pub(crate) fn open(output: &Output, stdin: &Stdin) -> io::Result<Arc<Self>> {
         let sink = match output {
             Output::CriLog(path) => Sink::Log(CriLogWriter::open(path)?),
             Output::Fifos { stdout, stderr } => Sink::Pipes { stdout: pipe(stdout)?, stderr: pipe(stderr)? },
             Output::Discard => Sink::Discard,
         };
-        Ok(Arc::new(Self { sink, rate: Mutex::new(Rate { level: BURST, at: Instant::now() }) }))
+        let talks = *stdin != Stdin::Null;
+        Ok(Arc::new(Self { sink, talks, rate: Mutex::new(Rate { level: BURST, at: Instant::now() }) }))
     }
 
     /// The stream of one instance: an unfinished line of one does not mix with another's.
     pub(crate) fn stream(self: &Arc<Self>, stream: LogStream) -> GuestOutput {
         let target = match (&self.sink, stream) {
+            (Sink::Log(log), stream) if self.talks => Target::Log(log.stream(stream).at_once()),
             (Sink::Log(log), stream) => Target::Log(log.stream(stream)),
             (Sink::Pipes { stdout: Some(pipe), .. }, LogStream::Stdout)
             | (Sink::Pipes { stderr: Some(pipe), .. }, LogStream::Stderr) => Target::Pipe(Arc::clone(pipe)),
@@ -260,7 +264,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_flood_is_held_to_the_rate() {
         let dir = tempfile::tempdir().unwrap();
-        let output = ContainerOutput::open(&Output::CriLog(dir.path().join("0.log"))).unwrap();
+        let output = ContainerOutput::open(&Output::CriLog(dir.path().join("0.log")), &Stdin::Null).unwrap();
         let mut stream = Pin::from(output.stream(LogStream::Stdout).async_stream());
         let begin = Instant::now();
         for _ in 0..16 {
@@ -274,7 +278,7 @@ mod tests {
     async fn instances_do_not_mix_their_lines() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("0.log");
-        let output = ContainerOutput::open(&Output::CriLog(path.clone())).unwrap();
+        let output = ContainerOutput::open(&Output::CriLog(path.clone()), &Stdin::Null).unwrap();
         let (one, two) = (output.stream(LogStream::Stdout), output.stream(LogStream::Stdout));
         one.write(b"on").unwrap();
         two.write(b"two\n").unwrap();

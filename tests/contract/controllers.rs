@@ -7,6 +7,7 @@ mod cronjobs;
 mod daemonsets;
 mod disruption;
 mod jobs;
+mod protection;
 mod quota;
 mod replicationcontrollers;
 mod statefulsets;

@@ -7,10 +7,13 @@ mod demo;
 mod down;
 mod follow_a_pod;
 mod kubectl;
+mod layouts;
 mod network;
 mod pods;
 mod restart;
+mod samples;
 mod services;
+mod streams;
 mod volumes;
 mod workloads;
 
@@ -36,12 +39,21 @@ const TESTS: &[(&str, fn())] = &[
     ("workloads::stateful_sets_keep_names", workloads::stateful_sets_keep_names),
     ("workloads::daemon_sets_have_a_pod_on_the_node", workloads::daemon_sets_have_a_pod_on_the_node),
     ("workloads::autoscalers_follow_what_pods_use", workloads::autoscalers_follow_what_pods_use),
+    ("streams::every_kubectl", streams::every_kubectl),
+    ("streams::requests_are_passed_on", streams::requests_are_passed_on),
     ("restart::containers_survive_every_kill", restart::containers_survive_every_kill),
     ("restart::a_killed_wasm_host_refuses_no_connection", restart::a_killed_wasm_host_refuses_no_connection),
     ("down::nothing_is_left", down::nothing_is_left),
     ("down::nothing_is_left_after_everything_was_killed", down::nothing_is_left_after_everything_was_killed),
     ("down::other_clusters_are_left_alone", down::other_clusters_are_left_alone),
     ("down::kept_data_come_back", down::kept_data_come_back),
+    ("samples::every_sample_does_what_its_page_says", samples::every_sample_does_what_its_page_says),
+    ("samples::new_build_and_run", samples::new_build_and_run),
+    ("layouts::every_layout_of_an_artifact_runs", layouts::every_layout_of_an_artifact_runs),
+    (
+        "layouts::what_does_not_run_says_what_it_would_need",
+        layouts::what_does_not_run_says_what_it_would_need,
+    ),
     ("bad_input::bad_images_are_named_in_the_pod", bad_input::bad_images_are_named_in_the_pod),
     ("bad_input::starting_says_what_is_wrong", bad_input::starting_says_what_is_wrong),
 ];

@@ -80,7 +80,9 @@ impl Layer {
         self.file(&format!("{directory}/.wh.{name}"), 0o644, b"")
     }
 
-    fn finish(&self) -> Vec<u8> {
+    /// The whole archive.
+    #[must_use]
+    pub fn finish(&self) -> Vec<u8> {
         let mut whole = self.archive.clone();
         whole.resize(whole.len() + 1024, 0);
         whole
@@ -91,7 +93,9 @@ fn write_name(field: &mut [u8; 100], text: &str) {
     field[..text.len()].copy_from_slice(text.as_bytes());
 }
 
-fn digest(content: &[u8]) -> String {
+/// The digest of some bytes as images have it.
+#[must_use]
+pub fn digest(content: &[u8]) -> String {
     let hex: String = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
     format!("sha256:{hex}")
 }
@@ -109,7 +113,7 @@ pub fn busybox() -> Image {
     for name in [
         "ls", "cat", "echo", "sleep", "wget", "nslookup", "id", "hostname", "env", "tty", "stat", "nc",
         "true", "false", "ps", "head", "dd", "grep", "seq", "httpd", "mount", "touch", "date", "test",
-        "kill", "stty",
+        "kill", "stty", "tar", "md5sum",
     ] {
         base = base.symlink(&format!("bin/{name}"), "/bin/busybox");
     }
@@ -159,12 +163,24 @@ impl Image {
 /// # Panics
 /// When the registry does not take them.
 pub fn push(name: &str, layers: Vec<ImageLayer>, config: Config) -> String {
+    push_annotated(name, layers, config, None)
+}
+
+/// The same with annotations of the manifest.
+///
+/// # Panics
+/// When the registry does not take them.
+pub fn push_annotated(
+    name: &str,
+    layers: Vec<ImageLayer>,
+    config: Config,
+    annotations: Option<BTreeMap<String, String>>,
+) -> String {
     crate::cluster::use_ring();
     let reference: Reference = name.parse().expect("an image name");
     let client = Client::new(ClientConfig { protocol: ClientProtocol::Http, ..ClientConfig::default() });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        let annotations = None::<BTreeMap<String, String>>;
         let manifest = oci_client::manifest::OciImageManifest::build(&layers, &config, annotations);
         let auth = RegistryAuth::Anonymous;
         let pushed = client.push(&reference, &layers, config, &auth, Some(manifest)).await;
@@ -174,6 +190,36 @@ pub fn push(name: &str, layers: Vec<ImageLayer>, config: Config) -> String {
             .await
             .unwrap_or_else(|e| panic!("digest of {name}: {e}"))
     })
+}
+
+/// Pushes an index of images that are there, each with its platform (`os`, `architecture`) and digest.
+///
+/// # Panics
+/// When the registry does not take it.
+pub fn push_index(name: &str, images: &[(&str, &str, &str)]) {
+    crate::cluster::use_ring();
+    const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+    const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+    let reference: Reference = name.parse().expect("an image name");
+    let client = Client::new(ClientConfig { protocol: ClientProtocol::Http, ..ClientConfig::default() });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let mut manifests = Vec::new();
+        for (os, architecture, digest) in images {
+            let one = reference.clone_with_digest((*digest).to_owned());
+            let pulled = client.pull_manifest_raw(&one, &RegistryAuth::Anonymous, &[MANIFEST]).await;
+            let (bytes, _) = pulled.unwrap_or_else(|e| panic!("{one}: {e}"));
+            manifests.push(json!({
+                "mediaType": MANIFEST, "digest": digest, "size": bytes.len(),
+                "platform": {"os": os, "architecture": architecture},
+            }));
+        }
+        let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests});
+        let index = serde_json::to_vec(&index).expect("plain data");
+        let media = INDEX.parse().expect("a media type");
+        let pushed = client.push_manifest_raw(&reference, index, media).await;
+        pushed.unwrap_or_else(|e| panic!("push {name}: {e}"));
+    });
 }
 
 /// Pushes a wasm file in the CNCF layout.

@@ -35,6 +35,12 @@ impl Kubectl {
         Kubectl { program: program().to_owned(), kubeconfig: kubeconfig.to_owned() }
     }
 
+    /// Another kubectl with the same credentials.
+    #[must_use]
+    pub fn with_program(&self, program: &Path) -> Self {
+        Kubectl { program: program.to_owned(), ..self.clone() }
+    }
+
     /// The command, not yet started. Its caches stay below the kubeconfig's folder.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {

@@ -6,4 +6,5 @@ pub mod images;
 pub mod kubectl;
 pub mod processes;
 pub mod registry;
+pub mod terminal;
 pub mod wait;

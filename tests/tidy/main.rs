@@ -67,7 +67,7 @@ fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
 
 fn all_sources() -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for top in ["orchestrator", "shim-wasm", "shim-oci", "tests"] {
+    for top in ["orchestrator", "shim-wasm", "shim-oci", "sdk", "tests"] {
         sources(&root().join(top), &mut found);
     }
     assert!(found.len() > 50, "the sources are where this test looks");

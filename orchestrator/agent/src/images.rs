@@ -28,6 +28,7 @@ pub(crate) mod credentials;
 pub(crate) mod detect;
 pub(crate) mod pull;
 pub(crate) mod reference;
+mod spin;
 pub(crate) mod unpack;
 
 pub(crate) use pull::PullError;

@@ -20,7 +20,7 @@
 //! | `local_path` | removes directories of volumes that go |
 //! | `bundle` | all of that → what the shim is told (pure) |
 //! | `prober`, `hooks`, `exec`, `request` | questions to running containers |
-//! | `serve`, `logs` | the endpoint: logs, exec, attach, port-forward, metrics |
+//! | `serve`, `logs`, `spdy` | the endpoint: logs, exec, attach, port-forward, metrics |
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,6 +67,7 @@ mod restart;
 mod runtime;
 mod serve;
 mod shims;
+mod spdy;
 mod start;
 mod stdin;
 mod sysctls;

@@ -16,6 +16,9 @@ use chain::{Chain, Next};
 
 /// How often a file that is followed is looked at.
 const LOOK: Duration = Duration::from_millis(50);
+/// The same for who talks to the program, while it answers.
+const QUICK_LOOK: Duration = Duration::from_millis(5);
+const QUICK_LOOKS: u32 = 200;
 const BLOCK: usize = 64 << 10;
 
 /// One entry of a log file.
@@ -51,6 +54,8 @@ pub(crate) struct Query {
     pub(crate) limit_bytes: Option<u64>,
     /// Only what was written there.
     pub(crate) only: Option<Stream>,
+    /// Where in the file to begin, instead of `tail`: somebody talks to the program and waits for its answers.
+    pub(crate) from: Option<u64>,
 }
 
 // === impl ===
@@ -117,6 +122,7 @@ where
     let mut buffer = vec![0_u8; BLOCK];
     let mut ended = false;
     let mut before = End::Full;
+    let mut quiet = 0_u32;
     loop {
         let read = chain.file.read(&mut buffer).await?;
         if read == 0 {
@@ -128,13 +134,16 @@ where
             // One more look after it ended: the last lines may have come in between.
             ended = !running().await;
             if !ended {
+                let pause = if query.from.is_some() && quiet < QUICK_LOOKS { QUICK_LOOK } else { LOOK };
+                quiet = quiet.saturating_add(1);
                 tokio::select! {
-                    () = tokio::time::sleep(LOOK) => {}
+                    () = tokio::time::sleep(pause) => {}
                     () = to.closed() => return Ok(()),
                 }
             }
             continue;
         }
+        quiet = 0;
         rest.extend_from_slice(&buffer[..read]);
         let shown = take_lines(&mut rest, &query, &mut before);
         let fits = usize::try_from(left).unwrap_or(usize::MAX).min(shown.len());
@@ -188,6 +197,28 @@ fn offset_of_last(file: &mut std::fs::File, lines: u64) -> io::Result<(u64, u64)
     }
     // The first line has no newline before it.
     Ok((0, found + u64::from(size > 0)))
+}
+
+/// Where the line begins that a stream has not finished yet, a prompt for example; else the end of the file.
+pub(crate) fn offset_of_unfinished(path: &Path, stream: Stream) -> io::Result<u64> {
+    let mut file = std::fs::File::open(path)?;
+    let size = file.metadata()?.len();
+    let begin = size.saturating_sub(BLOCK as u64);
+    file.seek(SeekFrom::Start(begin))?;
+    let mut block = Vec::new();
+    file.take(size - begin).read_to_end(&mut block)?;
+    let mut found = size;
+    let mut offset = begin + block.len() as u64;
+    for line in block.split_inclusive(|byte| *byte == b'\n').rev() {
+        offset -= line.len() as u64;
+        let Some(entry) = Entry::parse(line.trim_ascii_end()) else { continue };
+        match entry.end {
+            _ if entry.stream != stream => {}
+            End::Partial => found = offset,
+            End::Full => break,
+        }
+    }
+    Ok(found)
 }
 
 /// The last lines of a log as one text, for a termination message.
@@ -356,6 +387,29 @@ mod tests {
         reader.await.unwrap().unwrap();
         let expected: String = (0..lines).map(|number| format!("{number}\n")).collect();
         assert!(String::from_utf8(text).unwrap() == expected, "each line once, in order");
+    }
+
+    #[test]
+    fn an_unfinished_line_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let entry = |rest: &str| format!("2026-11-21T13:00:00.000000001Z {rest}\n");
+        let (done, begun, goes_on) = (entry("stdout F a"), entry("stdout P na"), entry("stdout P me? "));
+        let other = entry("stderr F x");
+        let table = [
+            (vec![], 0),
+            (vec![&done], 1),
+            (vec![&done, &begun], 1),
+            (vec![&done, &begun, &other, &goes_on, &other], 1),
+            (vec![&begun, &goes_on], 0),
+            (vec![&done, &begun, &goes_on, &done], 4),
+            (vec![&begun, &other, &done], 3),
+        ];
+        for (lines, expected) in table {
+            std::fs::write(&path, lines.iter().map(|line| line.as_str()).collect::<String>()).unwrap();
+            let expected: usize = lines[..expected].iter().map(|line| line.len()).sum();
+            assert_eq!(offset_of_unfinished(&path, Stream::Stdout).unwrap(), expected as u64, "{lines:?}");
+        }
     }
 
     #[test]

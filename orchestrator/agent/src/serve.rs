@@ -4,8 +4,11 @@
 //! | file | what |
 //! | --- | --- |
 //! | `logs` | `/containerLogs` |
-//! | `channels` | WebSocket with numbered channels, as kubectl speaks it |
-//! | `exec` | `/exec` and `/attach` |
+//! | `handshake` | the switch to WebSocket or SPDY |
+//! | `channels`, `streams` | numbered channels over either, as kubectl speaks them |
+//! | `session` | copies between them and a process |
+//! | `terminal` | what a terminal does for programs that have none |
+//! | `exec`, `attach` | `/exec` and `/attach` |
 //! | `portforward` | `/portForward` |
 //! | `stats` | `/metrics`, `/metrics/resource`, `/metrics/cadvisor`, `/stats/summary`, `/pods` |
 //! | `exposition` | figures in Prometheus' text form |
@@ -41,13 +44,18 @@ use crate::context::Context;
 use crate::members::{member, uid};
 use crate::record::{ContainerRecord, PodRecord};
 
+mod attach;
 mod channels;
 mod exec;
 mod exposition;
+mod handshake;
 mod logs;
 mod machine;
 mod portforward;
+mod session;
 mod stats;
+mod streams;
+mod terminal;
 
 /// Connections at a time.
 const CONNECTIONS: usize = 4096;
@@ -129,9 +137,9 @@ fn router(context: Arc<Context>) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok" }))
         .route("/containerLogs/{namespace}/{pod}/{container}", get(logs::serve))
-        .route("/exec/{namespace}/{pod}/{container}", get(exec::exec).post(channels::no_spdy))
-        .route("/attach/{namespace}/{pod}/{container}", get(exec::attach).post(channels::no_spdy))
-        .route("/portForward/{namespace}/{pod}", get(portforward::serve).post(channels::no_spdy))
+        .route("/exec/{namespace}/{pod}/{container}", get(exec::exec).post(exec::exec))
+        .route("/attach/{namespace}/{pod}/{container}", get(attach::attach).post(attach::attach))
+        .route("/portForward/{namespace}/{pod}", get(portforward::serve).post(portforward::serve))
         .route("/pods", get(stats::pods))
         .route("/metrics", get(stats::metrics))
         .route("/metrics/resource", get(stats::resource))
@@ -285,5 +293,7 @@ pub(crate) fn status(code: u16, reason: &str, message: &str) -> serde_json::Valu
         "reason": reason, "code": code})
 }
 
+#[cfg(test)]
+mod client;
 #[cfg(test)]
 mod tests;

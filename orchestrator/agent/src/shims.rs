@@ -405,10 +405,11 @@ impl Shims {
 
     /// Makes this process count as the shim.
     #[cfg(test)]
-    pub(crate) fn pretend_running(&self, key: &ShimKey) {
+    pub(crate) fn pretend_running(&self, key: &ShimKey) -> PathBuf {
         let pid = i32::try_from(std::process::id()).unwrap();
         let file = ProcessFile { key: key.clone(), pid, start_time: start_time(pid).unwrap() };
         write_atomically(&self.process_file(key), &serde_json::to_vec(&file).unwrap()).unwrap();
+        self.socket(key)
     }
 
     fn socket(&self, key: &ShimKey) -> PathBuf {

@@ -24,6 +24,10 @@ pub mod patch;
 pub mod protobuf;
 /// Resource quantities.
 pub mod quantity;
+/// What ResourceQuotas count and charge.
+pub mod quota;
+/// What a pod asks for as a whole.
+pub mod resources;
 /// The table of types.
 pub mod schema;
 /// Label selectors.

@@ -18,6 +18,7 @@ mod policy;
 mod rbac;
 mod service;
 mod storage;
+mod webhook;
 mod workload;
 
 pub use metadata::no_new_finalizers;
@@ -102,6 +103,10 @@ fn spec(resource: &Resource, o: &Value, errors: &mut Errors) {
             storage::validate(resource.plural, o, errors);
         }
         ("batch", _) => job::validate(resource.plural, o, errors),
+        (
+            "admissionregistration.k8s.io",
+            "mutatingwebhookconfigurations" | "validatingwebhookconfigurations",
+        ) => webhook::validate(o, errors),
         ("networking.k8s.io", _) => network::validate(resource.plural, o, errors),
         ("rbac.authorization.k8s.io", _) => rbac::validate(resource.plural, o, errors),
         ("coordination.k8s.io" | "node.k8s.io" | "scheduling.k8s.io", _) => {

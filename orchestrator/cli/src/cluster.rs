@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use catamaran_api::kind::{self, Scope};
+use futures::{AsyncBufReadExt, Stream};
 use http::{Method, Request, StatusCode};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
@@ -80,15 +81,50 @@ impl Cluster {
     /// Creates what the documents name, or merges them into what is there.
     pub(crate) async fn apply(&self, name: &str, yaml: &str) -> Result<usize, ClusterError> {
         let documents = documents(name, yaml)?;
-        for (number, document) in documents.iter().enumerate() {
-            let path = collection(document).ok_or_else(|| ClusterError::Manifest {
+        self.apply_objects(name, &documents).await?;
+        Ok(documents.len())
+    }
+
+    /// The same with the objects of a manifest of that name.
+    pub(crate) async fn apply_objects(&self, name: &str, objects: &[Value]) -> Result<(), ClusterError> {
+        for (number, object) in objects.iter().enumerate() {
+            let path = collection(object).ok_or_else(|| ClusterError::Manifest {
                 name: name.to_owned(),
                 number: number + 1,
                 reason: "its apiVersion and kind are not known".to_owned(),
             })?;
-            self.create_or_merge(&path, document).await?;
+            self.create_or_merge(&path, object).await?;
         }
-        Ok(documents.len())
+        Ok(())
+    }
+
+    /// Deletes an object, where it is there, and waits until it is gone.
+    pub(crate) async fn remove(&self, path: &str) -> Result<(), ClusterError> {
+        let options = br#"{"propagationPolicy":"Background"}"#.to_vec();
+        let mut answer = self.send(Method::DELETE, path, options, "application/json").await;
+        loop {
+            match answer {
+                Err(kube::Error::Api(status)) if status.code == StatusCode::NOT_FOUND.as_u16() => {
+                    return Ok(());
+                }
+                Err(error) => return Err(ClusterError::Api(error)),
+                Ok(_) => sleep(LOOK).await,
+            }
+            answer = self.send(Method::GET, path, Vec::new(), "application/json").await;
+        }
+    }
+
+    /// A log, line by line as it is written.
+    pub(crate) async fn lines(
+        &self,
+        path: &str,
+    ) -> Result<impl Stream<Item = std::io::Result<String>> + use<>, ClusterError> {
+        let request = Request::get(path).body(Vec::new()).map_err(kube::Error::HttpError);
+        let log = match request {
+            Ok(request) => self.client.request_stream(request).await,
+            Err(error) => Err(error),
+        };
+        Ok(log.map_err(ClusterError::Api)?.lines())
     }
 
     async fn create_or_merge(&self, collection: &str, object: &Value) -> Result<(), ClusterError> {
@@ -133,6 +169,20 @@ impl Cluster {
     }
 }
 
+/// Every wanted replica of a Deployment is updated and available.
+pub(crate) fn is_available(deployment: &Value) -> bool {
+    let wanted = wanted(deployment);
+    let status = &deployment["status"];
+    let seen = status["observedGeneration"].as_u64() >= deployment["metadata"]["generation"].as_u64();
+    let count = |field: &str| status[field].as_u64().unwrap_or(0);
+    seen && count("availableReplicas") >= wanted && count("updatedReplicas") >= wanted
+}
+
+/// How many replicas a Deployment is to have.
+pub(crate) fn wanted(deployment: &Value) -> u64 {
+    deployment["spec"]["replicas"].as_u64().unwrap_or(1)
+}
+
 /// A time as objects have it.
 pub(crate) fn time(value: &Value) -> Option<jiff::Timestamp> {
     value.as_str()?.parse().ok()
@@ -153,7 +203,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// The documents of a YAML file as JSON values; empty ones are left out.
-fn documents(name: &str, yaml: &str) -> Result<Vec<Value>, ClusterError> {
+pub(crate) fn documents(name: &str, yaml: &str) -> Result<Vec<Value>, ClusterError> {
     let parsed = serde_saphyr::from_multiple::<Value>(yaml);
     parsed.map_err(|error| ClusterError::Manifest {
         name: name.to_owned(),
@@ -163,7 +213,7 @@ fn documents(name: &str, yaml: &str) -> Result<Vec<Value>, ClusterError> {
 }
 
 /// The path of the collection that an object belongs to.
-fn collection(object: &Value) -> Option<String> {
+pub(crate) fn collection(object: &Value) -> Option<String> {
     let api_version = object["apiVersion"].as_str()?;
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     let resource = kind::find_kind(group, version, object["kind"].as_str()?)?;
@@ -184,10 +234,11 @@ fn why_not(object: &Value) -> String {
     unmet.next_back().unwrap_or("see `kubectl get events` and the logs in the data directory").to_owned()
 }
 
-/// What the last of these events says, and of whom.
+/// What the last of these events says, and of whom. One that only names a reason (`Error: ErrImagePull`) counts less.
 fn newest_warning(events: &Value) -> Option<String> {
     let at = |event: &Value| time(&event["lastTimestamp"]).or_else(|| time(&event["eventTime"]));
-    let newest = events["items"].as_array()?.iter().max_by_key(|event| at(event))?;
+    let is_bare = |event: &Value| event["message"].as_str().is_some_and(|text| text.starts_with("Error: "));
+    let newest = events["items"].as_array()?.iter().max_by_key(|event| (!is_bare(event), at(event)))?;
     let (object, text) = (&newest["involvedObject"], newest["message"].as_str()?);
     Some(format!("{} {}: {text}", object["kind"].as_str()?.to_lowercase(), object["name"].as_str()?))
 }
@@ -225,6 +276,10 @@ mod tests {
             })
         };
         let events = json!({"items": [event(1, "a"), event(3, "b"), event(2, "c")]});
+        assert_eq!(newest_warning(&events).as_deref(), Some("pod b: no space"));
+        let mut bare = event(4, "c");
+        bare["message"] = "Error: ImagePullBackOff".into();
+        let events = json!({"items": [event(3, "b"), bare]});
         assert_eq!(newest_warning(&events).as_deref(), Some("pod b: no space"));
         assert_eq!(newest_warning(&json!({"items": []})), None);
     }

@@ -1,11 +1,14 @@
 //! The command line: one file a command.
 
 pub(crate) mod agent;
+pub(crate) mod build;
 pub(crate) mod dns;
 pub(crate) mod down;
 pub(crate) mod image;
 pub(crate) mod kubeconfig;
+pub(crate) mod new;
 pub(crate) mod push;
+pub(crate) mod run;
 pub(crate) mod server;
 pub(crate) mod shim;
 pub(crate) mod status;
@@ -36,6 +39,12 @@ pub(crate) enum Command {
     Status(status::Status),
     /// Print the path or the text of the administrator's kubeconfig
     Kubeconfig(kubeconfig::Kubeconfig),
+    /// Make a folder with a program and its manifest
+    New(new::New),
+    /// Build a project's program with its language's own tools
+    Build(build::Build),
+    /// Build, push and deploy a project; show where it answers and what it writes
+    Run(run::Run),
     /// Push a .wasm file or an OCI layout into the built-in registry
     Push(push::Push),
     /// Look at images: ls, rm, pull

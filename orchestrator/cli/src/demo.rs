@@ -51,10 +51,10 @@ pub(crate) async fn run(
 async fn available(cluster: &Cluster, kind: &str, since: Option<Timestamp>) -> Result<(), ClusterError> {
     let what = format!("deployment hello-{kind}");
     let path = format!("/apis/apps/v1/namespaces/default/deployments/hello-{kind}");
-    let deployment = cluster.wait(&what, &path, WAIT, is_available).await?;
+    let deployment = cluster.wait(&what, &path, WAIT, cluster::is_available).await?;
     if let Some(since) = since {
         let path = format!("/api/v1/namespaces/default/pods?labelSelector=kind%3D{kind}");
-        let enough = |pods: &Value| started_since(pods, since) >= wanted(&deployment);
+        let enough = |pods: &Value| started_since(pods, since) >= cluster::wanted(&deployment);
         cluster.wait(&what, &path, WAIT, enough).await?;
     }
     Ok(())
@@ -73,19 +73,6 @@ fn started_since(pods: &Value, since: Timestamp) -> u64 {
             && list(&status["containerStatuses"]).iter().all(is_new)
     };
     list(&pods["items"]).iter().filter(|pod| counts(pod)).count() as u64
-}
-
-fn wanted(deployment: &Value) -> u64 {
-    deployment["spec"]["replicas"].as_u64().unwrap_or(1)
-}
-
-/// Every wanted replica is updated and available.
-fn is_available(deployment: &Value) -> bool {
-    let wanted = wanted(deployment);
-    let status = &deployment["status"];
-    let seen = status["observedGeneration"].as_u64() >= deployment["metadata"]["generation"].as_u64();
-    let count = |field: &str| status[field].as_u64().unwrap_or(0);
-    seen && count("availableReplicas") >= wanted && count("updatedReplicas") >= wanted
 }
 
 /// What to try next.

@@ -4,11 +4,13 @@ mod authorities;
 mod cluster;
 mod commands;
 mod demo;
+mod follow;
 mod images;
 mod layout;
 mod pod_network;
 mod preflight;
 mod progress;
+mod project;
 mod spans;
 mod stop;
 mod supervise;
@@ -69,6 +71,9 @@ async fn run(command: Command) -> Outcome {
         Command::Down(down) => down.run().await,
         Command::Status(status) => status.run().await,
         Command::Kubeconfig(kubeconfig) => kubeconfig.run(),
+        Command::New(new) => new.run(),
+        Command::Build(build) => build.run(),
+        Command::Run(run) => run.run().await,
         Command::Push(push) => push.run().await,
         Command::Image(image) => image.run().await,
         Command::Server(server) => server.run().await,

@@ -1,8 +1,10 @@
 //! ResourceQuotas: how much of them is used.
 //!
-//! observe (lists of the server, since no cache holds whole objects) → plan (`quota/usage.rs`, pure) → report.
-
-mod usage;
+//! observe (lists of the server, since no cache holds whole objects) → plan (`catamaran_api::quota`, pure) → report.
+//!
+//! What comes is charged by the server's admission, in one step with the object. What goes is counted here. Objects
+//! are listed after the quota was read, and the count holds only for the quota as it was read: a charge in between
+//! makes the write fail and everything be counted again.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::core::{ObjectList, Request};
 use serde_json::Value;
 
+use catamaran_api::quota::{self as usage, Counted};
 use catamaran_client::cache::Cached;
 use catamaran_client::{Cache, Change, Index, Key, Outcome, Queue, Tasks, object, runner};
 
@@ -22,7 +25,6 @@ use crate::caches::{self, Caches};
 use crate::discovery;
 use crate::pod::Pod;
 use crate::write::{Written, status_patch};
-use usage::{Counted, Scope};
 
 /// Keys that are worked on at a time.
 const WORKERS: usize = 4;
@@ -30,6 +32,8 @@ const WORKERS: usize = 4;
 const GATHER: Duration = Duration::from_millis(200);
 /// How often objects are counted again whose changes nobody tells us.
 const RECOUNT: Duration = Duration::from_secs(10);
+/// How often everything is counted again, whatever happened to the status meanwhile.
+const RESYNC: Duration = Duration::from_secs(300);
 
 /// Why a quota could not be counted.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +73,11 @@ pub(crate) fn cache(client: &Client, tasks: &mut Tasks) -> Cache<ResourceQuota> 
 pub(crate) async fn run(client: Client, caches: Caches, quotas: Cache<ResourceQuota>) {
     let queue = Queue::new();
     let wake = queue.clone();
-    quotas.on_change(move |change| wake.add(Key::of(&**change.object())));
+    quotas.on_change(move |change| {
+        if !only_charged(change) {
+            wake.add(Key::of(&**change.object()));
+        }
+    });
     let by_namespace: Index<ResourceQuota, String> = quotas.index(|quota: &ResourceQuota, add| {
         add(object::namespace(&quota.metadata).to_owned());
     });
@@ -80,7 +88,18 @@ pub(crate) async fn run(client: Client, caches: Caches, quotas: Cache<ResourceQu
     runner::run("resourcequota", queue, WORKERS, move |key| reconcile(Arc::clone(&context), key)).await;
 }
 
-/// Wakes the quotas of a namespace when an object comes, goes, or is `other` than before.
+/// Whether nothing happened to a quota but that more of it is used.
+fn only_charged(change: &Change<'_, ResourceQuota>) -> bool {
+    let Change::Applied { old: Some(old), new } = change else { return false };
+    let hard = |quota: &ResourceQuota| quota.status.as_ref().and_then(|status| status.hard.clone());
+    let used = |quota: &ResourceQuota| {
+        let used = quota.status.as_ref().and_then(|status| status.used.clone());
+        used.into_iter().flatten().map(|(name, _)| name).collect::<Vec<_>>()
+    };
+    old.spec == new.spec && hard(old) == hard(new) && used(old) == used(new)
+}
+
+/// Wakes the quotas of a namespace when an object goes or is `other` than before; one that comes is charged.
 fn wake_on<T: Cached>(
     cache: &Cache<T>,
     quotas: &Index<ResourceQuota, String>,
@@ -89,10 +108,10 @@ fn wake_on<T: Cached>(
 ) {
     let (quotas, queue) = (quotas.clone(), queue.clone());
     cache.on_change(move |change: &Change<'_, T>| {
-        if let Change::Applied { old: Some(old), new } = change
-            && !other(old, new)
-        {
-            return;
+        match change {
+            Change::Applied { old: None, .. } => return,
+            Change::Applied { old: Some(old), new } if !other(old, new) => return,
+            _ => {}
         }
         for quota in quotas.get(object::namespace(change.object().meta())) {
             queue.add_after(Key::of(&*quota), GATHER);
@@ -107,8 +126,9 @@ async fn reconcile(context: Arc<Context>, key: Key) -> Result<Outcome, QuotaErro
     let Some(quota) = context.quotas.get(&key) else { return Ok(Outcome::Done) };
     let hard = quota.spec.as_ref().and_then(|spec| spec.hard.clone()).unwrap_or_default();
     let objects = objects(&context.client, &key.namespace, &hard).await?;
+    let scopes = usage::scopes(&serde_json::to_value(&quota.spec).unwrap_or_default());
     let find = |counted: &Counted| objects.get(counted).map(Vec::as_slice);
-    let used = usage::all_used(hard.keys(), find, &scopes(&quota));
+    let used = usage::all_used(hard.keys(), find, &scopes);
     let status = ResourceQuotaStatus {
         hard: Some(hard).filter(|hard| !hard.is_empty()),
         used: Some(used.into_iter().map(|(name, amount)| (name, Quantity(amount))).collect())
@@ -126,7 +146,7 @@ async fn reconcile(context: Arc<Context>, key: Key) -> Result<Outcome, QuotaErro
     let told = |counted: &Counted| {
         counted.group.is_empty() && matches!(counted.plural.as_str(), "pods" | "services")
     };
-    Ok(if objects.keys().all(told) { Outcome::Done } else { Outcome::After(RECOUNT) })
+    Ok(Outcome::After(if objects.keys().all(told) { RESYNC } else { RECOUNT }))
 }
 
 /// The objects that the names of a quota count.
@@ -162,16 +182,4 @@ async fn objects(
         objects.insert(counted, list.items);
     }
     Ok(objects)
-}
-
-/// The scopes that a pod must be in, in both forms in which they can be written.
-fn scopes(quota: &ResourceQuota) -> Vec<Scope> {
-    let spec = quota.spec.as_ref();
-    let plain = spec.and_then(|spec| spec.scopes.as_ref()).into_iter().flatten();
-    let selector = spec.and_then(|spec| spec.scope_selector.as_ref()?.match_expressions.as_ref());
-    let chosen = selector
-        .into_iter()
-        .flatten()
-        .map(|one| (one.scope_name.clone(), one.operator.clone(), one.values.clone().unwrap_or_default()));
-    plain.map(|name| (name.clone(), "Exists".to_owned(), Vec::new())).chain(chosen).collect()
 }

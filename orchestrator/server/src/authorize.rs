@@ -5,6 +5,7 @@ use catamaran_api::status::{GroupResource, Status, quoted};
 
 use crate::authenticate::{MASTERS, UserInfo};
 use crate::core::Core;
+use crate::node;
 use crate::rbac::{Reviewed, Rule};
 use crate::route::{ResourceRequest, Route, Verb};
 
@@ -108,9 +109,12 @@ const NODE_RULES: &[Fixed] = &[
     (&["storage.k8s.io"], &["csidrivers", "csinodes", "volumeattachments"], READ),
     (&[""], &["nodes"], &["create", "update", "patch"]),
     (&[""], &["nodes/status", "pods/status"], &["get", "update", "patch"]),
+    // Admission lets a node make only mirrors of its own static pods.
+    (&[""], &["pods"], &["create", "delete"]),
     // That the directory of a volume is gone.
     (&[""], &["persistentvolumes/status"], &["patch"]),
-    (&[""], &["pods"], &["delete"]),
+    (&[""], &["persistentvolumeclaims/status"], &["get", "update", "patch"]),
+    (&["storage.k8s.io"], &["csinodes"], &["create", "update", "patch", "delete"]),
     (&[""], &["pods/eviction", "serviceaccounts/token"], &["create"]),
     (&["", "events.k8s.io"], &["events"], &["create", "update", "patch"]),
     (&["coordination.k8s.io"], &["leases"], &["get", "list", "watch", "create", "update", "patch", "delete"]),
@@ -129,11 +133,17 @@ const DNS_RULES: &[Fixed] = &[
 /// # Errors
 /// When roles and bindings cannot be read.
 pub(crate) async fn decide(core: &Core, user: &UserInfo, action: &Action<'_>) -> Result<Decision, Status> {
-    if built_in(user, action) {
-        return Ok(Decision::Allow(String::new()));
-    }
+    let objection = match (built_in(user, action), action) {
+        (true, Action::Resource(wanted)) if user.member_of("system:nodes") && !all_powerful(user) => {
+            node::objection(core, user, wanted).await?
+        }
+        (true, _) => None,
+        (false, _) => Some(String::new()),
+    };
+    let Some(objection) = objection else { return Ok(Decision::Allow(String::new())) };
     Ok(match core.rbac.ask(|index| index.review(user, action)).await? {
         Reviewed::Allowed(reason) => Decision::Allow(reason),
+        Reviewed::NoOpinion(faults) if faults.is_empty() => Decision::NoOpinion(objection),
         Reviewed::NoOpinion(faults) => Decision::NoOpinion(faults),
     })
 }
@@ -146,6 +156,22 @@ pub(crate) async fn require(core: &Core, user: &UserInfo, action: &Action<'_>) -
     match decide(core, user, action).await? {
         Decision::Allow(_) => Ok(()),
         Decision::NoOpinion(faults) => Err(refuse(user, action, &faults)),
+    }
+}
+
+/// Demands a role for what the built-in rules alone do not give.
+///
+/// # Errors
+/// 403 with the objection, or when roles and bindings cannot be read.
+pub(crate) async fn require_role(
+    core: &Core,
+    user: &UserInfo,
+    action: &Action<'_>,
+    objection: &str,
+) -> Result<(), Status> {
+    match core.rbac.ask(|index| index.review(user, action)).await? {
+        Reviewed::Allowed(_) => Ok(()),
+        Reviewed::NoOpinion(_) => Err(refuse(user, action, objection)),
     }
 }
 
@@ -261,7 +287,8 @@ mod tests {
             (&admin, "delete", "", "secrets", "s", true),
             (&scheduler, "create", "", "pods/binding", "p", true),
             (&namesake, "list", "", "secrets", "", false),
-            (&node, "create", "", "pods", "", false),
+            (&node, "create", "", "pods", "", true),
+            (&node, "update", "", "pods", "p", false),
             (&node, "list", "", "pods", "", true),
             (&node, "patch", "", "pods/status", "p", true),
             (&node, "patch", "", "pods", "p", false),

@@ -45,6 +45,10 @@ fn failed(object: &str, source: Status) -> ServerError {
 async fn ensure(server: &Server, object: Value) -> Result<(), Status> {
     let context = context(server.core(), &object)?;
     let options = WriteOptions::parse(&Query::default(), "CreateOptions")?;
+    // Looked for first: a quota that is used up says nothing about what is there.
+    if registry::load(&context).await?.is_some() {
+        return follow(&context, object, &options).await;
+    }
     match registry::create(&context, object.clone(), &options).await {
         Ok(_) => Ok(()),
         Err(status) if status.reason == Some(Reason::AlreadyExists) => {

@@ -89,7 +89,9 @@ impl Context {
             user: self.user.clone(),
             now: self.now,
         };
-        Context::new(self.core.clone(), request, resource, asked)
+        // What is said on the way is said to the same caller.
+        let warnings = self.warnings.clone();
+        Context { warnings, ..Context::new(self.core.clone(), request, resource, asked) }
     }
 
     /// Group and plural, for messages.

@@ -9,12 +9,13 @@ use tokio::sync::watch;
 
 use catamaran_store::Store;
 
-use crate::admit::Allocator;
+use crate::admit::{Allocator, Locks, Webhooks};
 use crate::agent::AgentClient;
 use crate::authenticate::{StaticTokens, UserInfo};
 use crate::discovery::Discovery;
 use crate::hub::Hubs;
 use crate::metrics::Metrics;
+use crate::node::Nodes;
 use crate::openapi::OpenApi;
 use crate::pki::{Pki, PkiError, Subject};
 use crate::rbac::Rbac;
@@ -164,6 +165,9 @@ pub(crate) struct Core {
     pub(crate) agents: AgentClient,
     pub(crate) pki: Mutex<Pki>,
     pub(crate) allocator: Allocator,
+    pub(crate) quotas: Locks,
+    pub(crate) webhooks: Webhooks,
+    pub(crate) nodes: Nodes,
     /// Becomes true when the server stops, so that watches end.
     pub(crate) stopping: watch::Sender<bool>,
     pub(crate) started: Timestamp,
@@ -178,6 +182,7 @@ impl Core {
         let hubs = Arc::new(Hubs::new(store.clone()));
         Ok(Core {
             rbac: Rbac::new(hubs.clone(), store.clone()),
+            nodes: Nodes::new(hubs.clone(), store.clone()),
             hubs,
             tokens,
             statics: StaticTokens::new(config.tokens.iter().cloned()),
@@ -188,6 +193,8 @@ impl Core {
             agents,
             pki: Mutex::new(pki),
             allocator: Allocator::default(),
+            quotas: Locks::default(),
+            webhooks: Webhooks::default(),
             stopping: watch::Sender::new(false),
             started: now,
             store,

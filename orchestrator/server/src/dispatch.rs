@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header};
 use hyper::upgrade::OnUpgrade;
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout};
@@ -24,9 +24,9 @@ use crate::core::Core;
 use crate::query::Query;
 use crate::route::{self, ResourceRequest, Route, Verb};
 use crate::strategy::Part;
-use crate::subresources::{binding, eviction, reviews, scale, streams, token};
+use crate::subresources::{binding, eviction, proxy, reviews, scale, streams, token};
 use crate::verbs::{create, delete, deletecollection, get, list, patch, update, watch};
-use crate::{discovery, error, health, impersonate, negotiate, rbac, usage};
+use crate::{discovery, error, health, impersonate, negotiate, node, rbac, usage};
 
 /// How long an answer may take to begin, at most and by default.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -42,14 +42,19 @@ pub(crate) async fn answer(core: &Arc<Core>, mut request: Request<Body>) -> Resp
         _ => None,
     };
     let span = tracing::info_span!("request", method = %request.method(), path = request.uri().path());
-    let limit = deadline(&query, verb);
+    let limit = deadline(&query, &route);
     let head_only = request.method() == Method::HEAD;
     let upgrade = request.extensions_mut().remove::<OnUpgrade>();
     let media = negotiate::of_failure(request.headers());
     // A mistake of ours costs one request: not the connection, and nobody else's.
     let handled = AssertUnwindSafe(handle(core, route, query, (request, upgrade))).catch_unwind();
-    let answered = timeout(limit, handled).instrument(span).await;
-    let answer = match answered {
+    let answered = async {
+        match limit {
+            Some(limit) => timeout(limit, handled).await,
+            None => Ok(handled.await),
+        }
+    };
+    let answer = match answered.instrument(span).await {
         Ok(Ok(Ok(response))) => Ok(response),
         Ok(Ok(Err(status))) => Err(status),
         Ok(Err(_)) => Err(Status::internal_error("the server met a fault of its own; see its log")),
@@ -68,14 +73,22 @@ pub(crate) async fn answer(core: &Arc<Core>, mut request: Request<Body>) -> Resp
     response
 }
 
-/// `timeout=32s` bounds every request but watches.
-fn deadline(query: &Query, verb: Option<Verb>) -> Duration {
+/// `timeout=32s` bounds every request but watches; what is passed on to a pod or its agent takes what they take.
+fn deadline(query: &Query, route: &Route) -> Option<Duration> {
+    let request = match route {
+        Route::Resource(request) => Some(request),
+        _ => None,
+    };
+    let below = request.and_then(|request| request.subresource.as_deref());
+    if matches!(below, Some("log" | "exec" | "attach" | "portforward" | "proxy")) {
+        return None;
+    }
     let asked =
         query.get("timeout").and_then(|text| text.strip_suffix('s')).and_then(|text| text.parse().ok());
-    match (verb, asked) {
+    Some(match (request.map(|request| request.verb), asked) {
         (Some(Verb::Watch), _) | (_, None) => DEADLINE,
         (_, Some(seconds)) => Duration::from_secs(seconds).clamp(Duration::from_secs(1), DEADLINE),
-    }
+    })
 }
 
 async fn handle(
@@ -105,6 +118,9 @@ async fn handle(
     let selected = selected_name(&query);
     let action = Action::Resource(Attributes::of(&request, selected.as_deref()));
     authorize::require(core, &user, &action).await?;
+    if let Some(objection) = node::unselected(&user, &request, &query) {
+        authorize::require_role(core, &user, &action, objection).await?;
+    }
     let Some(resource) = find(&request) else { return Ok(unknown_resource(&request)) };
     let asked = Asked { query, headers: parts.headers, user, now };
     let media = negotiate::of_failure(&asked.headers);
@@ -116,7 +132,7 @@ async fn handle(
     let changes_rights = (context.stored.group == rbac::GROUP && !context.request.verb.reads())
         .then_some(context.stored.plural);
     let answered = if context.request.subresource.is_some() {
-        subresource(&context, &parts.method, content, upgrade).await
+        subresource(&context, (&parts.method, &parts.uri), content, upgrade).await
     } else {
         main(context, content).await
     };
@@ -245,7 +261,7 @@ async fn transient(context: &Context, content: Body) -> Result<Response<Body>, S
 
 async fn subresource(
     context: &Context,
-    method: &Method,
+    (method, uri): (&Method, &Uri),
     content: Body,
     upgrade: Option<OnUpgrade>,
 ) -> Result<Response<Body>, Status> {
@@ -280,7 +296,7 @@ async fn subresource(
         ("log" | "exec" | "attach" | "portforward", _, Verb::Get | Verb::Create) => {
             streams::connect(context, method.clone(), upgrade).await
         }
-        ("proxy", ..) => Err(Status::method_not_supported(context.group_resource(), "proxy")),
+        ("proxy", ..) => proxy::connect(context, (method, uri), content, upgrade).await,
         (_, _, verb) => Err(Status::method_not_supported(
             GroupResource::new(context.resource.group, context.resource.plural),
             verb.as_str(),

@@ -10,7 +10,7 @@ use catamaran_api::field_error::{ErrorType, FieldError};
 use catamaran_api::kind::{GroupVersionKind, Storage};
 use catamaran_api::status::{Reason, Status};
 use catamaran_api::{defaults, meta, name, validate, warn};
-use catamaran_store::{Entry, Expect, Revision, StoreError};
+use catamaran_store::{Entry, Expect, Put, Revision, StoreError};
 
 use crate::authorize::{self, Action, Attributes};
 use crate::context::Context;
@@ -171,7 +171,8 @@ async fn create_named(
     defaults::apply(context.resource, &mut object);
     convert::to_stored(&mut object, context.resource, context.stored);
     defaults::on_create(context.stored, &mut object);
-    let reserved = admit::create(context, &mut object).instrument(tracing::info_span!("admit")).await?;
+    let admitting = admit::create(context, &mut object, options);
+    let reserved = admitting.instrument(tracing::info_span!("admit")).await?;
     defaults::apply(context.stored, &mut object);
     let errors = validate::create(context.stored, &object);
     if !errors.is_empty() {
@@ -183,10 +184,12 @@ async fn create_named(
         ));
     }
     warn::object(context.stored, &object, None).into_iter().for_each(|text| context.warn(text));
+    admit::check_created(context, &object, options).instrument(tracing::info_span!("admit")).await?;
     fields::created(context, &mut object, options);
     let bytes = encode::encode(&object);
     let key = keys::one(context.stored, context.namespace(), meta::name(&object));
     if options.dry_run == DryRun::All {
+        admit::check_quota(context, Part::Main, (&object, None)).await?;
         let name = meta::name(&object);
         let found = context.core.store.get(&key).await;
         return match found.map_err(|error| error::from_store(error, context.group_resource(), name))? {
@@ -194,10 +197,11 @@ async fn create_named(
             None => Ok(Written { bytes, revision: 0, effect: Effect::Created }),
         };
     }
-    let put =
-        context.core.store.put(&key, bytes, Expect::Absent).instrument(tracing::info_span!("store")).await;
+    let put = Put { key, value: bytes, expect: Expect::Absent };
+    let writing = admit::put(context, Part::Main, (&object, None), put);
+    let put = writing.instrument(tracing::info_span!("store")).await;
     drop(reserved);
-    match put {
+    match put? {
         Ok(entry) => {
             Ok(Written { bytes: entry.value, revision: entry.mod_revision, effect: Effect::Created })
         }
@@ -296,8 +300,8 @@ async fn update_once(
     defaults::apply(context.resource, &mut new);
     convert::to_stored(&mut new, context.resource, context.stored);
     strategy::prepare_update(context.stored, part, &mut new, &old);
-    let reserved =
-        admit::update(context, part, &mut new, &old).instrument(tracing::info_span!("admit")).await?;
+    let admitting = admit::update(context, part, (&mut new, &old), options);
+    let reserved = admitting.instrument(tracing::info_span!("admit")).await?;
     let errors = validate::update(context.stored, &new, &old, part.written());
     if !errors.is_empty() {
         let (group, kind) = (context.resource.group, context.resource.kind);
@@ -306,8 +310,11 @@ async fn update_once(
     if part == Part::Main {
         warn::object(context.stored, &new, Some(&old)).into_iter().for_each(|text| context.warn(text));
     }
+    let checking = admit::check_updated(context, part, (&new, &old), options);
+    checking.instrument(tracing::info_span!("admit")).await?;
     fields::updated(context, part, (&mut new, &old), options);
-    let written = commit(context, options, (entry, &old), new).instrument(tracing::info_span!("store")).await;
+    let written =
+        commit(context, (part, options), (entry, &old), new).instrument(tracing::info_span!("store")).await;
     drop(reserved);
     written
 }
@@ -347,7 +354,7 @@ fn check_preconditions(context: &Context, part: Part, new: &Value, old: &Value) 
 /// nothing changed.
 async fn commit(
     context: &Context,
-    options: &WriteOptions,
+    (part, options): (Part, &WriteOptions),
     (entry, old): (&Entry, &Value),
     new: Value,
 ) -> Result<Written, Retry> {
@@ -358,6 +365,7 @@ async fn commit(
     let bytes = encode::encode(&new);
     let gone = strategy::is_gone(context.stored, &new);
     if options.dry_run == DryRun::All {
+        admit::check_quota(context, part, (&new, Some(old))).await?;
         let effect = if gone { Effect::Deleted } else { Effect::Updated };
         return Ok(Written { bytes, revision: entry.mod_revision, effect });
     }
@@ -368,7 +376,9 @@ async fn commit(
         let deleted = store.delete(&entry.key, expect).await.map_err(|error| retry(context, error))?;
         return Ok(Written { bytes, revision: deleted.mod_revision, effect: Effect::Deleted });
     }
-    let done = store.put(&entry.key, bytes, expect).await.map_err(|error| retry(context, error))?;
+    let put = Put { key: entry.key.to_string(), value: bytes, expect };
+    let done = admit::put(context, part, (&new, Some(old)), put).await?;
+    let done = done.map_err(|error| retry(context, error))?;
     Ok(Written { bytes: done.value, revision: done.mod_revision, effect: Effect::Updated })
 }
 

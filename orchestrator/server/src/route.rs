@@ -181,7 +181,14 @@ fn resource(method: &Method, query: &Query, (group, version): (&str, &str), rest
     };
     let Some(resource) = rest.first() else { return Route::Unknown };
     let name = rest.get(1).map(|name| (*name).to_owned());
-    let Some(verb) = verb(method, query, name.is_some(), legacy_watch) else { return Route::Unknown };
+    let below = rest.get(2).copied();
+    let verb = match below {
+        // What is below an object is got and never watched, whatever the query says to whom it is passed on.
+        Some("proxy") if *method == Method::OPTIONS => Some(Verb::Get),
+        Some(_) if *method == Method::GET || *method == Method::HEAD => Some(Verb::Get),
+        _ => verb(method, query, name.is_some(), legacy_watch),
+    };
+    let Some(verb) = verb else { return Route::Unknown };
     Route::Resource(ResourceRequest {
         verb,
         group: group.to_owned(),
@@ -189,7 +196,7 @@ fn resource(method: &Method, query: &Query, (group, version): (&str, &str), rest
         namespace,
         resource: (*resource).to_owned(),
         name,
-        subresource: rest.get(2).map(|subresource| (*subresource).to_owned()),
+        subresource: below.map(str::to_owned),
         rest: rest.get(3..).unwrap_or_default().join("/"),
     })
 }
@@ -269,6 +276,13 @@ mod tests {
                 "deletecollection apps/v1 d deployments - - -",
             ),
             (Method::GET, "/api/v1/nodes/n/proxy/a/b", "get /v1 - nodes n proxy a/b"),
+            (Method::GET, "/api/v1/nodes/n/proxy/a?watch=true", "get /v1 - nodes n proxy a"),
+            (Method::OPTIONS, "/api/v1/nodes/n/proxy/", "get /v1 - nodes n proxy -"),
+            (
+                Method::POST,
+                "/api/v1/namespaces/d/services/https:web:443/proxy/a",
+                "create /v1 d services https:web:443 proxy a",
+            ),
             (
                 Method::GET,
                 "/apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Anode",

@@ -31,15 +31,21 @@ pub(crate) enum Part {
 impl Part {
     /// What validation calls it.
     pub(crate) fn written(self) -> Subresource {
-        Subresource::from_name(match self {
-            Part::Main | Part::Scale => "",
+        Subresource::from_name(if self == Part::Scale { "" } else { self.subresource() })
+    }
+
+    /// The last part of the path.
+    pub(crate) fn subresource(self) -> &'static str {
+        match self {
+            Part::Main => "",
+            Part::Scale => "scale",
             Part::Status => "status",
             Part::Finalize => "finalize",
             Part::Binding => "binding",
             Part::EphemeralContainers => "ephemeralcontainers",
             Part::Resize => "resize",
             Part::Approval => "approval",
-        })
+        }
     }
 }
 

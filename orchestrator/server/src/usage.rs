@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
-use http::{HeaderMap, Method};
+use http::Request;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
@@ -113,7 +113,7 @@ async fn fetch(core: &Core, agents: &[AgentAddress], wanted: impl Fn(Option<&His
 }
 
 async fn ask(core: &Core, agent: &AgentAddress) -> Result<Sample, String> {
-    let request = (Method::GET, "/stats/summary".to_owned(), HeaderMap::new());
+    let request = Request::get("/stats/summary").body(body::empty()).map_err(|error| error.to_string())?;
     let answer = async {
         let response = core.agents.forward(agent, request, None).await.map_err(|status| status.message)?;
         if !response.status().is_success() {

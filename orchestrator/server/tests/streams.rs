@@ -190,6 +190,18 @@ async fn streams_reach_the_agent_and_come_back() {
         (200, "system:kube-apiserver asks for /containerLogs/default/p/c?follow=true&tailLines=3")
     );
 
+    // So do paths of the node itself, with method, query and body.
+    let node = request("POST", "/api/v1/nodes/n1/proxy/run/a%20b?x=1", &json!({"a": "b"}));
+    let (code, answer) = text(admin.send_request(node).await.unwrap()).await;
+    let expected = "system:kube-apiserver asks for /run/a%20b?x=1";
+    assert_eq!((code, answer.as_str()), (200, expected));
+    let root = admin.send_request(request("GET", "/api/v1/nodes/n1/proxy?x=1", &Value::Null)).await.unwrap();
+    assert_eq!(root.headers()["location"], "/api/v1/nodes/n1/proxy/?x=1");
+    assert_eq!(text(root).await.0, 301);
+
+    let plain = request("GET", "/api/v1/namespaces/default/pods/p/exec?command=ls", &Value::Null);
+    let (code, answer) = text(admin.send_request(plain).await.unwrap()).await;
+    assert!(code == 400 && answer.contains("Upgrade request required"), "{answer}");
     let mut exec =
         request("GET", "/api/v1/namespaces/default/pods/p/exec?command=ls&stdout=true", &Value::Null);
     for (name, value) in [
@@ -211,6 +223,39 @@ async fn streams_reach_the_agent_and_come_back() {
         assert_eq!(back, word.as_bytes());
     }
     agent.abort();
+}
+
+#[tokio::test]
+async fn only_what_is_a_pod_is_spoken_to() {
+    let cluster = Cluster::start().await;
+    let mut admin = cluster.connect(Some(cluster.admin())).await;
+    node_with_pod(&mut admin, free_port().await).await;
+    let mut ask = async |method: &str, uri: &str, body: &Value| {
+        text(admin.send_request(request(method, uri, body)).await.unwrap()).await
+    };
+    let service = json!({"metadata": {"name": "s"}, "spec": {"ports": [{"port": 80}]}});
+    let (code, answer) = ask("POST", "/api/v1/namespaces/default/services", &service).await;
+    assert_eq!(code, 201, "{answer}");
+    // An address that somebody wrote there and that is no pod's.
+    let endpoints = json!({"metadata": {"name": "s"}, "subsets": [
+        {"addresses": [{"ip": "10.9.9.9", "targetRef": {"kind": "Pod", "name": "p"}}], "ports": [{"port": 80}]},
+    ]});
+    let (code, answer) = ask("POST", "/api/v1/namespaces/default/endpoints", &endpoints).await;
+    assert_eq!(code, 201, "{answer}");
+    let table = [
+        ("/api/v1/namespaces/default/pods/p:80/proxy/", 400, "address not allowed"),
+        ("/api/v1/namespaces/default/pods/none/proxy/", 404, "pods \\\"none\\\" not found"),
+        ("/api/v1/namespaces/default/pods/ftp:p:80/proxy/", 400, "invalid pod request"),
+        ("/api/v1/namespaces/default/services/s/proxy/", 503, "no endpoints available for service"),
+        ("/api/v1/namespaces/default/services/s:81/proxy/", 503, "no service port 81 found for service"),
+        ("/api/v1/namespaces/default/services/none/proxy/", 404, "not found"),
+        ("/api/v1/nodes/n1:22/proxy/", 400, "address not allowed"),
+        ("/api/v1/nodes/none/proxy/", 404, "not found"),
+    ];
+    for (uri, code, expected) in table {
+        let (got, answer) = ask("GET", uri, &Value::Null).await;
+        assert!(got == code && answer.contains(expected), "{uri}: {got} {answer}");
+    }
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::watch as revision_channel;
 
-use crate::store::{Entry, Event, EventKind, Expect, Page, Range, Revision, StoreError};
+use crate::store::{Entry, Event, EventKind, Expect, Page, Put, Range, Revision, StoreError};
 use crate::watch::{Hub, Watch};
 
 /// The state in memory. The owner holds it behind a lock.
@@ -195,6 +195,25 @@ impl Index {
             version: current.map_or(1, |entry| entry.version + 1),
         };
         Ok(Planned { event: Arc::new(Event { kind: EventKind::Put, entry, previous: current.cloned() }) })
+    }
+
+    /// Decides on puts that belong together: all are admissible, each against what the ones before it leave
+    /// behind, or the first refusal is the answer. `pending` knows what is decided and not yet committed.
+    pub(crate) fn plan_all<'a>(
+        &'a self,
+        puts: &[Put],
+        pending: impl Fn(&str) -> Option<Option<&'a Entry>>,
+        first: Revision,
+    ) -> Result<Vec<Arc<Event>>, StoreError> {
+        let mut events: Vec<Arc<Event>> = Vec::with_capacity(puts.len());
+        for (put, revision) in puts.iter().zip(first..) {
+            let own =
+                events.iter().rev().find(|event| *event.entry.key == *put.key).map(|event| &event.entry);
+            let current = own.or_else(|| pending(&put.key).unwrap_or_else(|| self.get(&put.key)));
+            let planned = Self::plan_put(&put.key, put.value.clone(), put.expect, current, revision)?;
+            events.push(planned.event);
+        }
+        Ok(events)
     }
 
     /// Decides on a deletion against `current`.

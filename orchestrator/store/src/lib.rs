@@ -18,5 +18,5 @@ pub mod watch;
 
 pub use memory::MemoryStore;
 pub use sqlite::SqliteStore;
-pub use store::{Entry, Event, EventKind, Expect, Page, Range, Revision, Store, StoreError};
+pub use store::{Entry, Event, EventKind, Expect, Page, Put, Range, Revision, Store, StoreError};
 pub use watch::Watch;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::watch::Receiver;
 
 use crate::index::{Index, Planned, Reach};
-use crate::store::{Entry, Expect, Page, Range, Revision, Store, StoreError};
+use crate::store::{Entry, Expect, Page, Put, Range, Revision, Store, StoreError};
 use crate::watch::Watch;
 
 /// A store in memory with its whole history since the last compaction.
@@ -75,6 +75,13 @@ impl Store for MemoryStore {
 
     async fn put(&self, key: &str, value: Bytes, expect: Expect) -> Result<Entry, StoreError> {
         self.write(key, |current, revision| Index::plan_put(key, value, expect, current, revision))
+    }
+
+    async fn put_all(&self, puts: Vec<Put>) -> Result<Vec<Entry>, StoreError> {
+        let mut index = self.index();
+        let events = index.plan_all(&puts, |_| None, index.revision() + 1)?;
+        index.commit(&events);
+        Ok(events.iter().map(|event| event.entry.clone()).collect())
     }
 
     async fn delete(&self, key: &str, expect: Expect) -> Result<Entry, StoreError> {

@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::history::History;
 use self::writer::{Request, Write};
 use crate::index::{Index, Reach};
-use crate::store::{Entry, Expect, Page, Range, Revision, Store, StoreError};
+use crate::store::{Entry, Expect, Page, Put, Range, Revision, Store, StoreError};
 use crate::watch::Watch;
 
 /// Log rows that one compaction transaction looks at: short enough not to hold up writers.
@@ -185,6 +185,10 @@ impl Store for SqliteStore {
     async fn put(&self, key: &str, value: Bytes, expect: Expect) -> Result<Entry, StoreError> {
         let write = Write::Put { key: key.to_owned(), value, expect };
         self.submit(|reply| Request::Write { write, reply }).await
+    }
+
+    async fn put_all(&self, puts: Vec<Put>) -> Result<Vec<Entry>, StoreError> {
+        self.submit(|reply| Request::PutAll { puts, reply }).await
     }
 
     async fn delete(&self, key: &str, expect: Expect) -> Result<Entry, StoreError> {

@@ -37,6 +37,17 @@ pub enum Expect {
     Any,
 }
 
+/// One of several writes that belong together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Put {
+    /// The key.
+    pub key: String,
+    /// The value.
+    pub value: Bytes,
+    /// What the present state must be.
+    pub expect: Expect,
+}
+
 /// Which keys to list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Range {
@@ -175,6 +186,13 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// `Conflict` with what is there.
     async fn put(&self, key: &str, value: Bytes, expect: Expect) -> Result<Entry, StoreError>;
+
+    /// Writes all keys or none, in this order, each with a revision of its own. Whoever sees the last one sees
+    /// the others.
+    ///
+    /// # Errors
+    /// `Conflict` with what is there instead, for the first put whose expectation does not hold.
+    async fn put_all(&self, puts: Vec<Put>) -> Result<Vec<Entry>, StoreError>;
 
     /// Deletes a key. Returns its last state with the revision of the deletion.
     ///

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use catamaran_store::sqlite::Options;
 use catamaran_store::{
-    Entry, Event, EventKind, Expect, MemoryStore, Range, Revision, SqliteStore, Store, StoreError, Watch,
+    Entry, Event, EventKind, Expect, MemoryStore, Put, Range, Revision, SqliteStore, Store, StoreError, Watch,
 };
 
 /// A driver under test. The directory lives as long as the store.
@@ -49,6 +49,8 @@ contract!(
     the_future_is_refused,
     a_slow_watcher_is_cut_off,
     concurrent_updates_of_one_key_lose_nothing,
+    writes_that_belong_together_happen_together,
+    writes_that_belong_together_do_not_overtake_each_other,
     progress_is_told_only_when_all_was_handed_out,
 );
 
@@ -296,6 +298,73 @@ async fn concurrent_updates_of_one_key_lose_nothing(driver: Driver) {
         task.await.unwrap();
     }
     assert_eq!(store.get("/n").await.unwrap().unwrap().value, "200");
+}
+
+async fn writes_that_belong_together_happen_together(driver: Driver) {
+    let store = &*driver.store;
+    let start = put(store, "/p/count", "0").await.mod_revision;
+    let one =
+        |key: &str, value: &str, expect| Put { key: key.into(), value: value.to_owned().into(), expect };
+    let both = |count| vec![one("/p/a", "a", Expect::Absent), one("/p/count", "1", Expect::Revision(count))];
+    match store.put_all(both(start + 1)).await {
+        Err(StoreError::Conflict { current: Some(current) }) => assert_eq!(&*current.key, "/p/count"),
+        other => panic!("expected a conflict, got {other:?}"),
+    }
+    assert!(store.get("/p/a").await.unwrap().is_none(), "none is written when one is refused");
+    assert_eq!(store.revision(), start);
+    let entries = store.put_all(both(start)).await.unwrap();
+    let revisions: Vec<_> = entries.iter().map(|entry| (&*entry.key, entry.mod_revision)).collect();
+    assert_eq!(revisions, [("/p/a", start + 1), ("/p/count", start + 2)]);
+    assert_eq!(store.get("/p/a").await.unwrap().unwrap(), entries[0]);
+    match store.put_all(both(start + 2)).await {
+        Err(StoreError::Conflict { current: Some(current) }) => assert_eq!(&*current.key, "/p/a"),
+        other => panic!("expected a conflict, got {other:?}"),
+    }
+    let events = take(&mut store.watch("/p/", start).await.unwrap(), 2).await;
+    assert_eq!(
+        brief(&events),
+        [(EventKind::Put, "/p/a", start + 1), (EventKind::Put, "/p/count", start + 2)]
+    );
+    let twice = vec![one("/p/b", "1", Expect::Absent), one("/p/b", "2", Expect::Revision(start + 3))];
+    assert_eq!(store.put_all(twice).await.unwrap()[1].version, 2, "the second sees the first");
+}
+
+async fn writes_that_belong_together_do_not_overtake_each_other(driver: Driver) {
+    let store = driver.store.clone();
+    put(&*store, "/count", "0").await;
+    let tasks: Vec<_> = (0..8)
+        .map(|task| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                for n in 0..20 {
+                    loop {
+                        let now = store.get("/count").await.unwrap().unwrap();
+                        let count: u64 = std::str::from_utf8(&now.value).unwrap().parse().unwrap();
+                        let puts = vec![
+                            Put { key: format!("/x/{task}-{n}"), value: "v".into(), expect: Expect::Absent },
+                            Put {
+                                key: "/count".into(),
+                                value: (count + 1).to_string().into(),
+                                expect: Expect::Revision(now.mod_revision),
+                            },
+                        ];
+                        match store.put_all(puts).await {
+                            Ok(_) => break,
+                            Err(StoreError::Conflict { current: Some(current) }) => {
+                                assert_eq!(&*current.key, "/count");
+                            }
+                            Err(other) => panic!("{other}"),
+                        }
+                    }
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(store.get("/count").await.unwrap().unwrap().value, "160");
+    assert_eq!(store.count("/x/").await.unwrap(), 160);
 }
 
 async fn progress_is_told_only_when_all_was_handed_out(driver: Driver) {

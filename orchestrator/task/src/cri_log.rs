@@ -67,7 +67,13 @@ impl CriLogWriter {
 
     /// The writing end of one stream.
     pub fn stream(self: &Arc<Self>, stream: LogStream) -> CriLogStream {
-        CriLogStream { writer: Arc::clone(self), stream, pending: Vec::new(), lines: Vec::new() }
+        CriLogStream {
+            writer: Arc::clone(self),
+            stream,
+            pending: Vec::new(),
+            lines: Vec::new(),
+            at_once: false,
+        }
     }
 
     /// Appends whole log lines in one write, so that lines of the two streams do not mix.
@@ -113,15 +119,28 @@ pub struct CriLogStream {
     stream: LogStream,
     pending: Vec<u8>,
     lines: Vec<u8>,
+    at_once: bool,
 }
 
 impl CriLogStream {
+    /// The stream of a program that somebody talks to: an unfinished line, such as a prompt, is written as a piece (`P`)
+    /// at once.
+    #[must_use]
+    pub fn at_once(mut self) -> Self {
+        self.at_once = true;
+        self
+    }
+
     /// Takes `text` as it came; finished lines reach the file in one write, stamped with `now`.
     pub fn write(&mut self, text: &[u8], now: SystemTime) -> io::Result<()> {
         let prefix = prefix(now, self.stream);
         self.lines.clear();
         for part in text.split_inclusive(|byte| *byte == b'\n') {
             self.take(part, &prefix);
+        }
+        if self.at_once && !self.pending.is_empty() {
+            push_line(&mut self.lines, &prefix, 'P', &self.pending);
+            self.pending.clear();
         }
         self.flush_lines()
     }
@@ -243,6 +262,21 @@ mod tests {
                         1970-01-01T00:00:03.000000000Z stdout F two\n\
                         1970-01-01T00:00:04.000000000Z stdout F end\n";
         assert_eq!(std::fs::read_to_string(path).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_prompt_is_written_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let mut out = CriLogWriter::open(&path).unwrap().stream(LogStream::Stdout).at_once();
+        for text in ["a\nname? ", "x", "\n"] {
+            out.write(text.as_bytes(), at(1, 0)).unwrap();
+            assert_eq!(out.pending(), 0);
+        }
+        out.finish(at(2, 0)).unwrap();
+        let log = std::fs::read_to_string(path).unwrap();
+        let entries: Vec<_> = log.lines().map(|line| line.splitn(3, ' ').nth(2).unwrap()).collect();
+        assert_eq!(entries, ["F a", "P name? ", "P x", "F "]);
     }
 
     #[test]

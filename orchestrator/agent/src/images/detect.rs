@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use wasmparser::{Encoding, Parser, Payload};
 
+use super::spin;
+
 /// What an image holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -44,9 +46,9 @@ pub(crate) enum DetectError {
     #[error("the image has {0} wasm layers; there must be exactly one")]
     Layers(usize),
     #[error(
-        "this is a Spin application, which needs Spin's own triggers; push its component as a wasm artifact instead"
+        "this is a Spin application: it would need {0}, which are not here; push its component as a wasm artifact instead"
     )]
-    Spin,
+    Spin(String),
     #[error(
         "the layer holds precompiled native code, which is never loaded from a registry; push the .wasm file"
     )]
@@ -90,7 +92,7 @@ pub(crate) fn layout(
     config: &Value,
 ) -> Result<Layout, DetectError> {
     if config_type.starts_with(SPIN) || layers.iter().any(|layer| layer.starts_with(SPIN)) {
-        return Err(DetectError::Spin);
+        return Err(DetectError::Spin(spin::needs(config)));
     }
     let code: Vec<usize> = (0..layers.len()).filter(|at| CODE.contains(&layers[*at])).collect();
     match code[..] {
@@ -229,7 +231,7 @@ mod tests {
                 &[CODE[1]],
                 None,
                 &linux,
-                Err(DetectError::Spin),
+                Err(DetectError::Spin("Spin's triggers".to_owned())),
             ),
         ];
         for (config_type, layers, variant, config, expected) in table {

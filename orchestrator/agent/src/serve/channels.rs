@@ -1,22 +1,32 @@
-//! WebSockets with numbered channels (`v5.channel.k8s.io` and older): the first byte of a message says which stream
-//! it belongs to.
+//! Numbered channels between a client and a process: as WebSocket messages whose first byte is the number
+//! (`v5.channel.k8s.io` and older), or as the streams of a SPDY connection.
+
+use std::time::Duration;
 
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use bytes::Bytes;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, frame::coding::CloseCode};
-use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 
 use super::Refusal;
+use super::handshake::{self, Socket, Transport};
+use super::streams::{self, StreamsReceiver, StreamsSender};
+use crate::spdy::Gone;
 
-type Socket = WebSocketStream<TokioIo<Upgraded>>;
+pub(super) const STDIN: u8 = 0;
+pub(super) const STDOUT: u8 = 1;
+pub(super) const STDERR: u8 = 2;
+/// How it ended.
+pub(super) const ERROR: u8 = 3;
+/// The size of the terminal.
+pub(super) const RESIZE: u8 = 4;
+
+/// How long a client may take to hang up.
+const GOOD_BYE: Duration = Duration::from_secs(10);
 
 /// A version of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +36,8 @@ pub(super) enum Version {
     /// The error channel ends with a `Status`.
     V4,
     /// The error channel ends with a text.
+    V3,
+    /// The same, and the size of a terminal is never told.
     Older,
 }
 
@@ -37,18 +49,57 @@ pub(super) enum Incoming {
     Closed(u8),
 }
 
-/// The end that sends.
-pub(super) struct Sender(SplitSink<Socket, Message>);
-
-/// The end that receives.
-pub(super) struct Receiver {
-    stream: SplitStream<Socket>,
-    version: Version,
+/// The channels that a client says it uses, besides that for errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) stdin: bool,
+    pub(super) stdout: bool,
+    pub(super) stderr: bool,
+    pub(super) tty: bool,
 }
 
-/// SPDY comes as POST; kubectl tries WebSocket first.
-pub(super) async fn no_spdy() -> Refusal {
-    Refusal(StatusCode::BAD_REQUEST, "this node speaks WebSocket; SPDY is not known here".into())
+/// The end that sends.
+pub(super) enum Sender {
+    WebSocket(SplitSink<Socket, Message>),
+    Spdy(StreamsSender),
+}
+
+/// The end that receives.
+pub(super) enum Receiver {
+    WebSocket { stream: SplitStream<Socket>, version: Version },
+    Spdy(StreamsReceiver),
+}
+
+/// Answers the handshake with 101 and runs `session` on the connection.
+pub(super) fn upgrade<F, S>(request: Request, wanted: Wanted, session: S) -> Result<Response, Refusal>
+where
+    S: FnOnce(Version, Sender, Receiver) -> F + Send + 'static,
+    F: Future<Output = ()> + Send,
+{
+    match handshake::transport(request.headers())? {
+        Transport::WebSocket => {
+            let switch = handshake::websocket(request, |offered| Version::choose(offered, &Version::ALL))?;
+            Ok(switch.run_websocket(|version, socket| {
+                let (sender, receiver) = ends(socket, version);
+                session(version, sender, receiver)
+            }))
+        }
+        Transport::Spdy => {
+            // Half-close is SPDY's own.
+            let switch = handshake::spdy(request, &Version::ALL[1..])?;
+            Ok(switch.run_spdy(move |version, connection| async move {
+                if let Some((sender, receiver)) = streams::collect(connection, wanted, version).await {
+                    session(version, Sender::Spdy(sender), Receiver::Spdy(receiver)).await;
+                }
+            }))
+        }
+    }
+}
+
+/// The two ends of a WebSocket.
+pub(super) fn ends(socket: Socket, version: Version) -> (Sender, Receiver) {
+    let (sink, stream) = socket.split();
+    (Sender::WebSocket(sink), Receiver::WebSocket { stream, version })
 }
 
 // === impl ===
@@ -57,103 +108,84 @@ impl Version {
     const ALL: [(&'static str, Version); 5] = [
         ("v5.channel.k8s.io", Version::V5),
         ("v4.channel.k8s.io", Version::V4),
-        ("v3.channel.k8s.io", Version::Older),
+        ("v3.channel.k8s.io", Version::V3),
         ("v2.channel.k8s.io", Version::Older),
         ("channel.k8s.io", Version::Older),
     ];
+    /// The one that port-forward over numbered channels is spoken in.
+    pub(super) const ONLY_V4: [(&'static str, Version); 1] = [("v4.channel.k8s.io", Version::V4)];
 
-    /// The newest of `known` that the client offers, and its name.
-    fn choose(headers: &HeaderMap, known: &[Version]) -> Option<(&'static str, Version)> {
-        let offered: Vec<&str> = headers
-            .get_all(header::SEC_WEBSOCKET_PROTOCOL)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(',').map(str::trim))
-            .collect();
-        Version::ALL.into_iter().find(|(name, version)| known.contains(version) && offered.contains(name))
+    /// The first of `known` that the client offers, and its name.
+    pub(super) fn choose(
+        offered: &[String],
+        known: &[(&'static str, Version)],
+    ) -> Option<(&'static str, Version)> {
+        known.iter().find(|(name, _)| offered.iter().any(|offer| offer == name)).copied()
     }
-}
 
-/// Answers the handshake with 101 and runs `session` on the connection.
-pub(super) fn upgrade<F, S>(mut request: Request, known: &[Version], session: S) -> Result<Response, Refusal>
-where
-    S: FnOnce(Version, Sender, Receiver) -> F + Send + 'static,
-    F: Future<Output = ()> + Send,
-{
-    let bad = |text: &str| Refusal(StatusCode::BAD_REQUEST, text.to_owned());
-    let headers = request.headers();
-    let is_websocket =
-        headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    if !is_websocket {
-        return Err(bad("a WebSocket upgrade is needed here"));
+    /// Whether the end is told as a `Status`, not as a text.
+    pub(super) fn ends_with_status(self) -> bool {
+        matches!(self, Version::V5 | Version::V4)
     }
-    let key =
-        headers.get(header::SEC_WEBSOCKET_KEY).ok_or_else(|| bad("the request has no Sec-WebSocket-Key"))?;
-    let accept = derive_accept_key(key.as_bytes());
-    let chosen = Version::choose(headers, known)
-        .ok_or_else(|| bad("none of the offered WebSocket protocols is known here"))?;
-    let (name, version) = chosen;
-    let upgraded = hyper::upgrade::on(&mut request);
-    tokio::spawn(async move {
-        match upgraded.await {
-            Ok(upgraded) => {
-                let socket =
-                    WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
-                let (sink, stream) = socket.split();
-                session(version, Sender(sink), Receiver { stream, version }).await;
-            }
-            Err(error) => tracing::debug!(%error, "a connection was not upgraded"),
-        }
-    });
-    let accept = HeaderValue::from_str(&accept).map_err(|_| bad("the Sec-WebSocket-Key is malformed"))?;
-    let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
-    let headers = response.headers_mut();
-    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(name));
-    Ok(response)
 }
 
 impl Sender {
     /// Sends on a channel.
-    pub(super) async fn send(&mut self, channel: u8, data: &[u8]) -> Result<(), Error> {
-        let mut message = Vec::with_capacity(data.len() + 1);
-        message.push(channel);
-        message.extend_from_slice(data);
-        self.0.send(Message::Binary(message.into())).await
+    pub(super) async fn send(&mut self, channel: u8, data: Bytes) -> Result<(), Gone> {
+        match self {
+            Sender::WebSocket(sink) => {
+                let mut message = Vec::with_capacity(data.len() + 1);
+                message.push(channel);
+                message.extend_from_slice(&data);
+                sink.send(Message::Binary(message.into())).await.map_err(|_| Gone)
+            }
+            Sender::Spdy(streams) => streams.send(channel, data).await,
+        }
     }
 
-    /// Says good-bye. The other side may be gone already.
-    pub(super) async fn close(mut self) {
-        let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
-        let _ = self.0.send(Message::Close(Some(frame))).await;
-        let _ = self.0.close().await;
+    /// Says good-bye, and reads on until the other side has hung up: data that nobody has read when a connection ends
+    /// would take along what was sent last. The other side may be gone already.
+    pub(super) async fn close(self, mut receiver: Receiver) {
+        match self {
+            Sender::WebSocket(mut sink) => {
+                let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+                let _ = sink.send(Message::Close(Some(frame))).await;
+                let _ = sink.flush().await;
+                let rest = async { while receiver.next().await.is_some() {} };
+                let _ = timeout(GOOD_BYE, rest).await;
+            }
+            Sender::Spdy(streams) => {
+                drop(receiver);
+                streams.close().await;
+            }
+        }
     }
 
     /// Keeps a silent connection alive.
-    pub(super) async fn ping(&mut self) -> Result<(), Error> {
-        self.0.send(Message::Ping(Bytes::new())).await
+    pub(super) async fn ping(&mut self) -> Result<(), Gone> {
+        match self {
+            Sender::WebSocket(sink) => sink.send(Message::Ping(Bytes::new())).await.map_err(|_| Gone),
+            Sender::Spdy(streams) => streams.ping().await,
+        }
     }
 }
 
 impl Receiver {
     /// The next message; `None` once the other side is gone.
     pub(super) async fn next(&mut self) -> Option<Incoming> {
+        let (stream, version) = match self {
+            Receiver::WebSocket { stream, version } => (stream, *version),
+            Receiver::Spdy(streams) => return streams.next().await,
+        };
         loop {
-            match self.stream.next().await? {
-                Ok(Message::Binary(message)) => {
-                    if let Some(incoming) = parse(message, self.version) {
-                        return Some(incoming);
-                    }
-                }
-                Ok(Message::Text(text)) => {
-                    if let Some(incoming) = parse(Bytes::from(text), self.version) {
-                        return Some(incoming);
-                    }
-                }
+            let message = match stream.next().await? {
+                Ok(Message::Binary(message)) => message,
+                Ok(Message::Text(text)) => Bytes::from(text),
                 Ok(Message::Close(_)) | Err(_) => return None,
-                Ok(_) => {}
+                Ok(_) => continue,
+            };
+            if let Some(incoming) = parse(message, version) {
+                return Some(incoming);
             }
         }
     }
@@ -176,13 +208,10 @@ mod tests {
 
     #[test]
     fn the_newest_common_version_is_taken() {
-        let mut headers = HeaderMap::new();
-        headers
-            .insert(header::SEC_WEBSOCKET_PROTOCOL, "v4.channel.k8s.io, v5.channel.k8s.io".parse().unwrap());
-        let all = [Version::V5, Version::V4];
-        assert_eq!(Version::choose(&headers, &all), Some(("v5.channel.k8s.io", Version::V5)));
-        assert_eq!(Version::choose(&headers, &[Version::V4]), Some(("v4.channel.k8s.io", Version::V4)));
-        assert_eq!(Version::choose(&HeaderMap::new(), &all), None);
+        let offered = ["v4.channel.k8s.io".to_owned(), "v5.channel.k8s.io".to_owned()];
+        assert_eq!(Version::choose(&offered, &Version::ALL), Some(("v5.channel.k8s.io", Version::V5)));
+        assert_eq!(Version::choose(&offered, &Version::ONLY_V4), Some(("v4.channel.k8s.io", Version::V4)));
+        assert_eq!(Version::choose(&[], &Version::ALL), None);
     }
 
     #[test]

@@ -49,6 +49,7 @@ impl Asked {
             timestamps: yes(self.timestamps.as_ref()),
             limit_bytes: self.limit_bytes,
             only: None,
+            from: None,
         })
     }
 }

@@ -1,4 +1,5 @@
-//! A shim whose containers are entries in a map: they run until they are told to end.
+//! A shim whose containers are entries in a map: they run until they are told to end. Commands in them are `cat`, and
+//! `fail` which says `out` and `err` and ends with 7.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -10,7 +11,9 @@ use catamaran_task::spec::{ContainerId, ContainerSpec};
 use catamaran_task::status::{ContainerStats, ContainerStatus, Exit, ExitReason, State};
 use catamaran_task::{ExecSpec, ExitEvent, Pods, TaskError};
 use jiff::Timestamp;
-use tokio::sync::Notify;
+use tokio::io::AsyncWriteExt;
+use tokio::net::unix::pipe;
+use tokio::sync::{Notify, watch};
 
 /// See the module.
 #[derive(Default)]
@@ -18,7 +21,8 @@ pub(crate) struct FakeShim {
     containers: Mutex<BTreeMap<String, ContainerStatus>>,
     exits: Mutex<Vec<ExitEvent>>,
     changed: Notify,
-    /// `create`, `start`, `kill N`, with the container's id.
+    commands: Mutex<BTreeMap<String, watch::Receiver<Option<Exit>>>>,
+    /// `create`, `start`, `kill N`, with the container's id; `resize WxH`, `close stdin`.
     pub(crate) log: Mutex<Vec<String>>,
     /// The next answers that get lost: what was asked is done, and the caller learns nothing.
     pub(crate) lost_answers: AtomicU32,
@@ -36,6 +40,19 @@ impl FakeShim {
     fn change<T>(&self, id: &ContainerId, f: impl FnOnce(&mut ContainerStatus) -> T) -> Result<T, TaskError> {
         let mut containers = self.containers.lock().unwrap();
         containers.get_mut(&id.0).map(f).ok_or_else(|| TaskError::NotFound(id.0.clone()))
+    }
+
+    /// A container that runs, without the way there.
+    pub(crate) fn pretend_running(&self, id: &str) {
+        let status = ContainerStatus {
+            id: ContainerId(id.to_owned()),
+            sandbox: catamaran_task::spec::SandboxId(String::new()),
+            state: State::Running,
+            pid: 1,
+            started_at_ms: Some(now_ms()),
+            exit: None,
+        };
+        self.containers.lock().unwrap().insert(id.to_owned(), status);
     }
 
     /// The program ends with this code.
@@ -148,19 +165,42 @@ impl Pods for FakeShim {
         }
     }
 
-    async fn exec(&self, _: &ContainerId, _: ExecSpec) -> Result<u32, TaskError> {
-        Err(TaskError::Unimplemented("exec".into()))
+    async fn exec(&self, id: &ContainerId, exec: ExecSpec) -> Result<u32, TaskError> {
+        self.change(id, |_| ())?;
+        let (ended, exit) = watch::channel(None);
+        self.commands.lock().unwrap().insert(exec.exec_id.clone(), exit);
+        tokio::spawn(async move {
+            let code = run(&exec).await.unwrap_or(126);
+            let exit = Exit { code, at_ms: now_ms(), reason: ExitReason::Exited, message: None };
+            ended.send_replace(Some(exit));
+        });
+        Ok(2)
     }
 
-    async fn wait_exec(&self, _: &ContainerId, _: &str) -> Result<Exit, TaskError> {
-        Err(TaskError::Unimplemented("exec".into()))
+    async fn wait_exec(&self, _: &ContainerId, exec_id: &str) -> Result<Exit, TaskError> {
+        let exit = self.commands.lock().unwrap().get(exec_id).cloned();
+        let mut exit = exit.ok_or_else(|| TaskError::NotFound(exec_id.to_owned()))?;
+        let ended = exit.wait_for(Option::is_some).await.map_err(|e| TaskError::Failed(e.to_string()))?;
+        Ok(ended.clone().unwrap())
     }
 
     async fn kill_exec(&self, _: &ContainerId, _: &str, _: i32) -> Result<(), TaskError> {
         Err(TaskError::Unimplemented("exec".into()))
     }
 
-    async fn resize(&self, _: &ContainerId, _: Option<&str>, _: u16, _: u16) -> Result<(), TaskError> {
+    async fn resize(
+        &self,
+        _: &ContainerId,
+        _: Option<&str>,
+        width: u16,
+        height: u16,
+    ) -> Result<(), TaskError> {
+        self.log.lock().unwrap().push(format!("resize {width}x{height}"));
+        Ok(())
+    }
+
+    async fn close_stdin(&self, _: &ContainerId, _: Option<&str>) -> Result<(), TaskError> {
+        self.log.lock().unwrap().push("close stdin".into());
         Ok(())
     }
 
@@ -174,5 +214,23 @@ impl Pods for FakeShim {
 
     async fn shutdown(&self) -> Result<(), TaskError> {
         Ok(())
+    }
+}
+
+/// Runs a command to its end; its code.
+async fn run(exec: &ExecSpec) -> std::io::Result<i32> {
+    let writer = |path: &str| pipe::OpenOptions::new().open_sender(path);
+    match exec.process.args().iter().flatten().next().map(String::as_str) {
+        Some("cat") => {
+            let mut stdin = pipe::OpenOptions::new().open_receiver(&exec.stdin)?;
+            tokio::io::copy(&mut stdin, &mut writer(&exec.stdout)?).await?;
+            Ok(0)
+        }
+        Some("fail") => {
+            writer(&exec.stdout)?.write_all(b"out\n").await?;
+            writer(&exec.stderr)?.write_all(b"err\n").await?;
+            Ok(7)
+        }
+        _ => Ok(127),
     }
 }

@@ -444,6 +444,38 @@ fn roles_and_bindings() {
 }
 
 #[test]
+fn webhook_rules() {
+    let configuration = json!({"apiVersion": "admissionregistration.k8s.io/v1", "metadata": {"name": "w", "uid": "u"}, "webhooks": [{
+        "name": "a.example.com", "admissionReviewVersions": ["v1", "v1beta1"], "sideEffects": "None", "timeoutSeconds": 10,
+        "clientConfig": {"service": {"namespace": "n", "name": "s", "path": "/p", "port": 443}},
+        "rules": [{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods", "pods/*"], "scope": "*"}],
+    }]});
+    let cases = r#"
+        /webhooks/0/name | "short" | webhooks[0].name: Invalid value: "short": should be a domain with at least three segments separated by dots
+        /webhooks/0/name | "" | webhooks[0].name: Required value
+        /webhooks/0/admissionReviewVersions | ["v1beta1"] | webhooks[0].admissionReviewVersions: Invalid value: ["v1beta1"]: must include at least one of v1
+        /webhooks/0/admissionReviewVersions | [] | webhooks[0].admissionReviewVersions: Required value: must specify one of v1
+        /webhooks/0/sideEffects | null | webhooks[0].sideEffects: Required value: must specify one of None, NoneOnDryRun
+        /webhooks/0/sideEffects | "Some" | webhooks[0].sideEffects: Unsupported value: "Some": supported values: "None", "NoneOnDryRun"
+        /webhooks/0/timeoutSeconds | 31 | webhooks[0].timeoutSeconds: Invalid value: 31: the timeout value must be between 1 and 30 seconds
+        /webhooks/0/failurePolicy | "Maybe" | webhooks[0].failurePolicy: Unsupported value: "Maybe"
+        /webhooks/0/matchConditions | [{"name": "c", "expression": "true"}] | webhooks[0].matchConditions: Forbidden: this server does not evaluate conditions
+        /webhooks/0/clientConfig | {} | webhooks[0].clientConfig: Required value: exactly one of url or service is required
+        /webhooks/0/clientConfig | {"url": "http://x/"} | webhooks[0].clientConfig.url: Invalid value: "http://x/": 'https' is the only allowed URL scheme
+        /webhooks/0/clientConfig | {"url": "https://x/?a=b"} | webhooks[0].clientConfig.url: Invalid value: "https://x/?a=b": query parameters are not permitted
+        /webhooks/0/clientConfig/service/name | "" | webhooks[0].clientConfig.service.name: Required value: service name is required
+        /webhooks/0/clientConfig/service/path | "p" | webhooks[0].clientConfig.service.path: Invalid value: "p": must start with a '/'
+        /webhooks/0/rules/0/operations | ["READ"] | webhooks[0].rules[0].operations[0]: Unsupported value: "READ"
+        /webhooks/0/rules/0/apiGroups | ["*", "apps"] | webhooks[0].rules[0].apiGroups: Invalid value: ["*","apps"]: if '*' is present, must not specify other API groups
+        /webhooks/0/rules/0/resources | [] | webhooks[0].rules[0].resources: Required value
+        /webhooks/0/rules/0/scope | "Some" | webhooks[0].rules[0].scope: Unsupported value: "Some"
+    "#;
+    for plural in ["mutatingwebhookconfigurations", "validatingwebhookconfigurations"] {
+        check_cases("admissionregistration.k8s.io", plural, &configuration, cases);
+    }
+}
+
+#[test]
 fn other_kinds() {
     let node = json!({"metadata": {"name": "n"}, "spec": {"taints": [{"key": "a", "effect": "NoSchedule"}]}});
     let cases = r#"/spec/taints/0/effect | "x" | spec.taints[0].effect: Unsupported value: "x""#;

@@ -9,6 +9,7 @@ use catamaran_api::kind::{self, GroupVersionKind};
 use catamaran_api::status::Status;
 use catamaran_api::{meta, time};
 
+use crate::admit;
 use crate::body::Body;
 use crate::context::Context;
 use crate::options::WriteOptions;
@@ -23,15 +24,16 @@ pub(crate) async fn create(context: &Context, body: &Bytes) -> Result<Response<B
 
 async fn bind(context: &Context, body: &Bytes) -> Result<Response<Body>, Status> {
     let options = WriteOptions::parse(&context.query, "CreateOptions")?;
-    let binding = registry::decode_body(context, body, KIND, &options)?;
+    let mut binding = registry::decode_body(context, body, KIND, &options)?;
     let name =
         if context.name().is_empty() { meta::name(&binding).to_owned() } else { context.name().to_owned() };
-    let node = binding["target"]["name"].as_str().unwrap_or_default();
-    if node.is_empty() {
+    if binding["target"]["name"].as_str().is_none_or(str::is_empty) {
         return Err(Status::bad_request("a binding needs target.name, the name of a node"));
     }
     let Some(pods) = kind::find("", "v1", "pods") else { return Err(Status::no_such_resource()) };
     let pod = context.about(pods, context.request.namespace.as_deref(), Some(&name));
+    let asked = (admit::Operation::Create, "binding");
+    admit::act(&pod, asked, (KIND, &mut binding), options.dry_run).await?;
     let change = |current: Option<&Value>| {
         let mut new = current.cloned().unwrap_or_default();
         place(&pod, &mut new, &binding)?;

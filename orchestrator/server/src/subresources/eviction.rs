@@ -10,6 +10,7 @@ use catamaran_api::selector::LabelSelector;
 use catamaran_api::status::Status;
 use catamaran_store::{Expect, Range, StoreError};
 
+use crate::admit;
 use crate::body::Body;
 use crate::context::Context;
 use crate::options::{DeleteOptions, WriteOptions};
@@ -23,7 +24,9 @@ const RETRY: u32 = 10;
 
 pub(crate) async fn create(context: &Context, body: &Bytes) -> Result<Response<Body>, Status> {
     let write = WriteOptions::parse(&context.query, "CreateOptions")?;
-    let eviction = registry::decode_body(context, body, KIND, &write)?;
+    let mut eviction = registry::decode_body(context, body, KIND, &write)?;
+    let asked = (admit::Operation::Create, "eviction");
+    admit::act(context, asked, (KIND, &mut eviction), write.dry_run).await?;
     let mut wanted = eviction["deleteOptions"].clone();
     if let Some(fields) = wanted.as_object_mut() {
         fields.remove("kind");
@@ -31,6 +34,7 @@ pub(crate) async fn create(context: &Context, body: &Bytes) -> Result<Response<B
     }
     let options = DeleteOptions::parse(wanted, &context.query)?;
     let (_, pod) = registry::load_object(context).await?;
+    admit::eviction(context, &pod)?;
     let ended = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed" | "Pending"));
     if !ended && !meta::is_being_deleted(&pod) && options.dry_run == crate::options::DryRun::No {
         take_from_budget(context, &pod).await?;

@@ -19,7 +19,8 @@ use crate::strategy::Part;
 use crate::verbs::patch::Patch;
 use crate::{encode, fields};
 
-const KIND: GroupVersionKind = GroupVersionKind { group: "autoscaling", version: "v1", kind: "Scale" };
+pub(crate) const KIND: GroupVersionKind =
+    GroupVersionKind { group: "autoscaling", version: "v1", kind: "Scale" };
 
 pub(crate) async fn get(context: &Context) -> Result<Response<Body>, Status> {
     let (_, object) = registry::load_object(context).await?;
@@ -99,7 +100,7 @@ fn check(context: &Context, scale: &Value) -> Result<(), Status> {
 }
 
 /// The Scale of a workload.
-fn of(object: &Value) -> Value {
+pub(crate) fn of(object: &Value) -> Value {
     let metadata = &object["metadata"];
     let selector = &object["spec"]["selector"];
     // Replication controllers have a plain map.

@@ -1,20 +1,22 @@
-//! `log`, `exec`, `attach`, `portforward` of pods and `proxy` of nodes: passed on to the agent of the pod's node.
+//! `log`, `exec`, `attach` and `portforward` of pods: passed on to the agent of the pod's node.
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::{Method, Response};
+use http::{Method, Request, Response, header};
 use hyper::upgrade::OnUpgrade;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use catamaran_api::kind;
+use catamaran_api::kind::{self, GroupVersionKind};
 use catamaran_api::meta;
 use catamaran_api::status::Status;
 
+use crate::admit;
 use crate::agent::AgentAddress;
-use crate::body::Body;
+use crate::body::{self, Body};
 use crate::context::Context;
+use crate::options::DryRun;
 use crate::query::{Query, encode};
-use crate::registry;
+use crate::{registry, upstream};
 
 /// Port of agents that do not say another one.
 const AGENT_PORT: u16 = 10250;
@@ -27,13 +29,51 @@ pub(crate) async fn connect(
 ) -> Result<Response<Body>, Status> {
     let (_, pod) = registry::load_object(context).await?;
     let subresource = context.request.subresource.as_deref().unwrap_or_default();
+    if let Some((kind, mut options)) = options(subresource, &context.query) {
+        admit::act(context, (admit::Operation::Connect, subresource), (kind, &mut options), DryRun::No)
+            .await?;
+    }
     let path = path(subresource, &pod, &context.query)?;
+    if subresource != "log" && upgrade.is_none() {
+        return Err(Status::bad_request("Upgrade request required"));
+    }
     let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
     if node.is_empty() {
         return Err(Status::bad_request(format!("pod {} does not have a host assigned", context.name())));
     }
     let agent = agent(context, node).await?;
-    context.core.agents.forward(&agent, (method, path, context.headers.clone()), upgrade).await
+    let request = Request::builder().method(method).uri(path).body(body::empty());
+    let mut request = request.map_err(Status::internal_error)?;
+    *request.headers_mut() = upstream::pass_on(&context.headers, upgrade.is_some());
+    request.headers_mut().remove(header::CONTENT_LENGTH);
+    context.core.agents.forward(&agent, request, upgrade).await
+}
+
+/// The query of a stream as the object that webhooks see; none for reads.
+fn options(subresource: &str, query: &Query) -> Option<(GroupVersionKind, Value)> {
+    let kind = match subresource {
+        "exec" => "PodExecOptions",
+        "attach" => "PodAttachOptions",
+        "portforward" => "PodPortForwardOptions",
+        _ => return None,
+    };
+    let mut options = json!({"kind": kind, "apiVersion": "v1"});
+    if kind == "PodPortForwardOptions" {
+        options["ports"] = query.all("ports").filter_map(|port| port.parse::<i64>().ok()).collect();
+        return Some((GroupVersionKind { group: "", version: "v1", kind }, options));
+    }
+    for stream in ["stdin", "stdout", "stderr", "tty"] {
+        if query.flag(stream) {
+            options[stream] = true.into();
+        }
+    }
+    if let Some(container) = query.get("container") {
+        options["container"] = container.into();
+    }
+    if kind == "PodExecOptions" {
+        options["command"] = query.all("command").collect();
+    }
+    Some((GroupVersionKind { group: "", version: "v1", kind }, options))
 }
 
 /// Where the agent of a node listens: its InternalIP and the port in its status.

@@ -10,6 +10,7 @@ use catamaran_api::kind::{self, GroupVersionKind};
 use catamaran_api::status::{GroupResource, Status};
 use catamaran_api::{meta, time};
 
+use crate::admit;
 use crate::authenticate::UserInfo;
 use crate::authorize;
 use crate::body::Body;
@@ -28,6 +29,8 @@ pub(crate) async fn create(context: &Context, body: &Bytes) -> Result<Response<B
     let options = WriteOptions::parse(&context.query, "CreateOptions")?;
     let mut request = registry::decode_body(context, body, KIND, &options)?;
     let (_, account) = registry::load_object(context).await?;
+    let asked = (admit::Operation::Create, "token");
+    admit::act(context, asked, (KIND, &mut request), options.dry_run).await?;
     let seconds = request["spec"]["expirationSeconds"].as_i64().unwrap_or(DEFAULT);
     if seconds < LEAST {
         let path = Path::root("spec.expirationSeconds");

@@ -87,7 +87,8 @@ pub(crate) async fn delete_object(context: &Context, options: &DeleteOptions) ->
     for _ in 0..ATTEMPTS {
         let (entry, old) = registry::load_object(context).await?;
         check(context, options, &old)?;
-        admit::delete(context, &old).instrument(tracing::info_span!("admit")).await?;
+        let admitting = admit::delete(context, &old, options.dry_run);
+        admitting.instrument(tracing::info_span!("admit")).await?;
         let next = plan(context, options, &old);
         let done = apply(context, options, &entry, next).instrument(tracing::info_span!("store")).await;
         match done {

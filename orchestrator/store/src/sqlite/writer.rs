@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::io;
 use crate::index::{Index, Planned};
-use crate::store::{Entry, Event, EventKind, Expect, Revision, StoreError};
+use crate::store::{Entry, Event, EventKind, Expect, Put, Revision, StoreError};
 
 /// Writes in one transaction at the most.
 const BATCH: usize = 1000;
@@ -28,6 +28,7 @@ pub(super) enum Write {
 
 pub(super) enum Request {
     Write { write: Write, reply: oneshot::Sender<Result<Entry, StoreError>> },
+    PutAll { puts: Vec<Put>, reply: oneshot::Sender<Result<Vec<Entry>, StoreError>> },
     Compact { after: Revision, until: Revision, reply: oneshot::Sender<Result<(), StoreError>> },
 }
 
@@ -49,9 +50,50 @@ pub(super) struct Checkpoints {
 #[derive(Default)]
 struct Batch {
     events: Vec<Arc<Event>>,
-    waiting: Vec<oneshot::Sender<Result<Entry, StoreError>>>,
+    waiting: Vec<Waiting>,
     /// What the writes of this batch leave behind, by key.
     pending: HashMap<Arc<str>, Option<Entry>>,
+}
+
+/// Who waits for the next event of a batch, or for so many of them.
+enum Waiting {
+    One(oneshot::Sender<Result<Entry, StoreError>>),
+    Several(usize, oneshot::Sender<Result<Vec<Entry>, StoreError>>),
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    /// Answers with the entries of the events that are due to it. Whoever asked may be gone; the writes stand
+    /// all the same.
+    fn answer(self, events: &mut std::slice::Iter<'_, Arc<Event>>) {
+        match self {
+            Waiting::One(reply) => {
+                let entry = events.next().map(|event| event.entry.clone());
+                let _ = reply.send(entry.ok_or(StoreError::Closed));
+            }
+            Waiting::Several(count, reply) => {
+                let _ = reply.send(Ok(events.by_ref().take(count).map(|e| e.entry.clone()).collect()));
+            }
+        }
+    }
+
+    fn fail(self, error: &StoreError) {
+        match self {
+            Waiting::One(reply) => drop(reply.send(Err(clone_io(error)))),
+            Waiting::Several(_, reply) => drop(reply.send(Err(clone_io(error)))),
+        }
+    }
+}
+
+// === impl Batch ===
+
+impl Batch {
+    fn push(&mut self, event: Arc<Event>) {
+        let left = (event.kind == EventKind::Put).then(|| event.entry.clone());
+        self.pending.insert(event.entry.key.clone(), left);
+        self.events.push(event);
+    }
 }
 
 // === impl Checkpoints ===
@@ -102,6 +144,7 @@ impl Writer {
         for request in requests {
             match request {
                 Request::Write { write, reply } => self.plan(&mut batch, write, reply),
+                Request::PutAll { puts, reply } => self.plan_all(&mut batch, &puts, reply),
                 Request::Compact { after, until, reply } => {
                     // Whoever asked may be gone; the compaction stands all the same.
                     let _ = reply.send(self.compact(after, until));
@@ -132,10 +175,8 @@ impl Writer {
         };
         match planned {
             Ok(Planned { event }) => {
-                let left = (event.kind == EventKind::Put).then(|| event.entry.clone());
-                batch.pending.insert(event.entry.key.clone(), left);
-                batch.events.push(event);
-                batch.waiting.push(reply);
+                batch.push(event);
+                batch.waiting.push(Waiting::One(reply));
             }
             Err(refused) => {
                 let _ = reply.send(Err(refused));
@@ -143,17 +184,34 @@ impl Writer {
         }
     }
 
+    /// Decides on puts that are all written or not at all.
+    fn plan_all(
+        &self,
+        batch: &mut Batch,
+        puts: &[Put],
+        reply: oneshot::Sender<Result<Vec<Entry>, StoreError>>,
+    ) {
+        let index = self.index.read().expect("no verb panics while it holds the index");
+        let first = index.revision() + batch.events.len() as Revision + 1;
+        let pending = |key: &str| batch.pending.get(key).map(Option::as_ref);
+        match index.plan_all(puts, pending, first) {
+            Ok(events) if events.is_empty() => drop(reply.send(Ok(Vec::new()))),
+            Ok(events) => {
+                batch.waiting.push(Waiting::Several(events.len(), reply));
+                events.into_iter().for_each(|event| batch.push(event));
+            }
+            Err(refused) => drop(reply.send(Err(refused))),
+        }
+    }
+
     fn commit(&mut self, batch: Batch) {
         if let Err(error) = self.transact(|connection| insert(connection, &batch.events)) {
-            for waiting in batch.waiting {
-                let _ = waiting.send(Err(clone_io(&error)));
-            }
+            batch.waiting.into_iter().for_each(|waiting| waiting.fail(&error));
             return;
         }
         self.index.write().expect("no verb panics while it holds the index").commit(&batch.events);
-        for (waiting, event) in batch.waiting.into_iter().zip(&batch.events) {
-            let _ = waiting.send(Ok(event.entry.clone()));
-        }
+        let mut events = batch.events.iter();
+        batch.waiting.into_iter().for_each(|waiting| waiting.answer(&mut events));
         self.checkpoints.wrote(batch.events.iter().map(|event| event.entry.value.len() + ROW_BYTES).sum());
     }
 

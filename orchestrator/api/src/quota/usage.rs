@@ -1,27 +1,31 @@
-//! What the objects of a namespace use of a ResourceQuota: functions of values.
+//! What the objects of a namespace use of a ResourceQuota.
 
 use std::collections::BTreeMap;
 
-use catamaran_api::quantity::{Format, Quantity};
 use serde_json::Value;
+
+use crate::defaults;
+use crate::quantity::{Format, Quantity};
+use crate::resources::{self, Side};
 
 /// The objects that one name in a quota counts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Counted {
-    /// Empty for the core group.
-    pub(super) group: String,
-    pub(super) plural: String,
+pub struct Counted {
+    /// API group, empty for the core group.
+    pub group: String,
+    /// Plural of the kind.
+    pub plural: String,
 }
 
 /// What is summed up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Measure<'a> {
+pub(super) enum Measure<'a> {
     /// Each object that exists.
     Objects,
     /// Each pod that has not ended.
     Pods,
-    /// `requests` or `limits` of the pods that have not ended.
-    Containers(&'a str, &'a str),
+    /// Requests or limits of the pods that have not ended.
+    Containers(Side, &'a str),
     NodePorts,
     LoadBalancers,
     /// Claims of a storage class, or of any.
@@ -38,10 +42,13 @@ const PLAIN: [&str; 6] = [
     "secrets",
     "services",
 ];
+/// What containers have by themselves.
+const NATIVE: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
+const HUGE_PAGES: &str = "hugepages-";
 /// Between a storage class and what is counted of it.
 const OF_CLASS: &str = ".storageclass.storage.k8s.io/";
 
-fn measure(name: &str) -> Option<(Counted, Measure<'_>)> {
+pub(super) fn measure(name: &str) -> Option<(Counted, Measure<'_>)> {
     let core = |plural: &str| Counted { group: String::new(), plural: plural.to_owned() };
     let claims = || core("persistentvolumeclaims");
     if let Some(counted) = name.strip_prefix("count/") {
@@ -57,44 +64,69 @@ fn measure(name: &str) -> Option<(Counted, Measure<'_>)> {
     }
     match name {
         "pods" => Some((core("pods"), Measure::Pods)),
-        "cpu" | "memory" | "ephemeral-storage" => Some((core("pods"), Measure::Containers("requests", name))),
+        _ if NATIVE.contains(&name) || name.starts_with(HUGE_PAGES) => {
+            Some((core("pods"), Measure::Containers(Side::Requests, name)))
+        }
         "services.nodeports" => Some((core("services"), Measure::NodePorts)),
         "services.loadbalancers" => Some((core("services"), Measure::LoadBalancers)),
         "requests.storage" => Some((claims(), Measure::Storage(None))),
         "persistentvolumeclaims" => Some((claims(), Measure::Claims(None))),
         plain if PLAIN.contains(&plain) => Some((core(plain), Measure::Objects)),
-        _ => {
-            let (kind, resource) = name.split_once('.')?;
-            let kind = ["requests", "limits"].into_iter().find(|known| *known == kind)?;
-            Some((core("pods"), Measure::Containers(kind, resource)))
-        }
+        _ => of_containers(name).map(|measure| (core("pods"), measure)),
     }
 }
 
+/// Requests of anything that containers ask for; limits only of what there is more of than is set aside.
+fn of_containers(name: &str) -> Option<Measure<'_>> {
+    if let Some(resource) = name.strip_prefix("limits.") {
+        return NATIVE.contains(&resource).then_some(Measure::Containers(Side::Limits, resource));
+    }
+    let resource = name.strip_prefix("requests.")?;
+    let known = NATIVE.contains(&resource) || resource.starts_with(HUGE_PAGES);
+    // Others are extended resources, whose names have a domain that is not Kubernetes' own.
+    let extended = resource.split_once('/').is_some_and(|(domain, _)| !domain.ends_with("kubernetes.io"));
+    (known || extended).then_some(Measure::Containers(Side::Requests, resource))
+}
+
 /// Which objects must be known to say how much of `name` is used; `None` for a name that means nothing.
-pub(super) fn counted(name: &str) -> Option<Counted> {
+pub fn counted(name: &str) -> Option<Counted> {
     measure(name).map(|(counted, _)| counted)
 }
 
 /// A scope of a quota with an operator and values.
-pub(super) type Scope = (String, String, Vec<String>);
+pub type Scope = (String, String, Vec<String>);
+
+/// The scopes that objects must be in, in both forms in which a quota's spec can write them.
+pub fn scopes(spec: &Value) -> Vec<Scope> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let plain = spec["scopes"].as_array().into_iter().flatten();
+    let chosen = spec["scopeSelector"]["matchExpressions"].as_array().into_iter().flatten().map(|one| {
+        let values = one["values"].as_array().into_iter().flatten().map(text).collect();
+        (text(&one["scopeName"]), text(&one["operator"]), values)
+    });
+    plain.map(|name| (text(name), "Exists".to_owned(), Vec::new())).chain(chosen).collect()
+}
 
 /// How much of `name` the objects use, of which only those in all `scopes` count.
-pub(super) fn used(name: &str, objects: &[Value], scopes: &[Scope]) -> Quantity {
+pub fn used(name: &str, objects: &[Value], scopes: &[Scope]) -> Quantity {
     let Some((counted, measure)) = measure(name) else { return Quantity::ZERO };
-    // Scopes are about pods; nothing else is ever in one.
-    let pods = counted.plural == "pods" && counted.group.is_empty();
-    let in_scope = |object: &&Value| scopes.iter().all(|scope| pods && is_in(object, scope));
+    let in_scope = |object: &&Value| in_scopes(&counted, object, scopes);
     let amounts = objects.iter().filter(in_scope).map(|object| amount(measure, object));
     // The first amount says how the sum is written.
     amounts.filter(|amount| !amount.is_zero()).reduce(|sum, amount| sum + amount).unwrap_or(Quantity::ZERO)
+}
+
+/// Whether an object of a kind is in all `scopes`. They are about pods; nothing else is ever in one.
+pub(super) fn in_scopes(kind: &Counted, object: &Value, scopes: &[Scope]) -> bool {
+    let pods = kind.plural == "pods" && kind.group.is_empty();
+    scopes.iter().all(|scope| pods && is_in(object, scope))
 }
 
 fn units(count: usize) -> Quantity {
     Quantity::from_units(i64::try_from(count).unwrap_or(i64::MAX), Format::DecimalSi)
 }
 
-fn amount(measure: Measure<'_>, object: &Value) -> Quantity {
+pub(super) fn amount(measure: Measure<'_>, object: &Value) -> Quantity {
     let ended = matches!(object["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
     let class = object["spec"]["storageClassName"].as_str();
     let service = object["spec"]["type"].as_str().unwrap_or_default();
@@ -102,7 +134,7 @@ fn amount(measure: Measure<'_>, object: &Value) -> Quantity {
         Measure::Objects => units(1),
         Measure::Pods | Measure::Containers(..) if ended => Quantity::ZERO,
         Measure::Pods => units(1),
-        Measure::Containers(kind, resource) => of_pod(&object["spec"], kind, resource),
+        Measure::Containers(side, resource) => of_pod(&object["spec"], side, resource),
         Measure::NodePorts => {
             let ports = object["spec"]["ports"].as_array().map_or(0, Vec::len);
             let allocated = service == "NodePort"
@@ -122,38 +154,16 @@ fn quantity(value: &Value) -> Quantity {
     Quantity::from_value(value).unwrap_or(Quantity::ZERO)
 }
 
-/// What a pod needs: all its containers together, or, if that is more, what one init container needs while those
-/// run that were started before it and stay.
-fn of_pod(spec: &Value, kind: &str, resource: &str) -> Quantity {
-    let of = |container: &Value| quantity(&container["resources"][kind][resource]);
-    let list = |name: &str| spec[name].as_array().map(Vec::as_slice).unwrap_or_default();
-    let mut staying = Quantity::ZERO;
-    let mut most = Quantity::ZERO;
-    for init in list("initContainers") {
-        let need = of(init);
-        if init["restartPolicy"] == "Always" {
-            staying = add(staying, need);
-            most = most.max(staying);
-        } else {
-            most = most.max(add(need, staying));
-        }
-    }
-    let all = list("containers").iter().map(of).fold(staying, add);
-    let most = if all >= most { all } else { most };
-    // Overhead is a request, and part of a limit where there is one.
-    let overhead = quantity(&spec["overhead"][resource]);
-    if kind == "limits" && most.is_zero() { most } else { add(most, overhead) }
-}
-
-/// The sum, written as the first part that is not zero.
-fn add(one: Quantity, other: Quantity) -> Quantity {
-    if one.is_zero() { other } else { one + other }
+/// What a pod needs of one resource.
+fn of_pod(spec: &Value, side: Side, resource: &str) -> Quantity {
+    resources::of_pod_with_overhead(spec, side).remove(resource).unwrap_or(Quantity::ZERO)
 }
 
 fn is_in(pod: &Value, (scope, operator, values): &Scope) -> bool {
     let spec = &pod["spec"];
-    let class = spec["priorityClassName"].as_str();
-    let best_effort = pod["status"]["qosClass"] == "BestEffort";
+    let class = spec["priorityClassName"].as_str().filter(|class| !class.is_empty());
+    let quality = pod["status"]["qosClass"].as_str().unwrap_or_else(|| defaults::qos_class(spec));
+    let best_effort = quality == "BestEffort";
     let terminating = spec["activeDeadlineSeconds"].is_i64() || spec["activeDeadlineSeconds"].is_u64();
     match scope.as_str() {
         "Terminating" => terminating,
@@ -179,7 +189,7 @@ fn is_in(pod: &Value, (scope, operator, values): &Scope) -> bool {
 
 /// How much of each name is used. `objects` gives those that a name counts; a name whose objects are not known is
 /// left out.
-pub(super) fn all_used<'a>(
+pub fn all_used<'a>(
     names: impl Iterator<Item = &'a String>,
     objects: impl Fn(&Counted) -> Option<&'a [Value]>,
     scopes: &[Scope],
@@ -259,6 +269,11 @@ mod tests {
             ("secrets", Some(("", "secrets"))),
             ("requests.example.com/gpu", Some(("", "pods"))),
             ("services.loadbalancers", Some(("", "services"))),
+            ("requests.hugepages-2Mi", Some(("", "pods"))),
+            ("hugepages-2Mi", Some(("", "pods"))),
+            ("limits.memory", Some(("", "pods"))),
+            ("limits.example.com/gpu", None),
+            ("requests.wishes", None),
             ("wishes", None),
         ];
         for (name, expected) in table {

@@ -1,0 +1,3 @@
+module go-batch
+
+go 1.21
