@@ -22,21 +22,33 @@ fn restarted(look: &Look<'_>) -> Result<(), String> {
 }
 
 pub(crate) fn rows() -> Vec<Row> {
-    [probes(), hooks(), stopping()].into_iter().flatten().collect()
+    [readiness(), restarts(), hooks(), stopping()].into_iter().flatten().collect()
 }
 
-fn probes() -> Vec<Row> {
-    let get = |path: &str| json!({"httpGet": {"path": path, "port": "http"}, "periodSeconds": 1});
+/// What asks over HTTP, once a second.
+fn get(path: &str) -> Value {
+    json!({"httpGet": {"path": path, "port": "http"}, "periodSeconds": 1})
+}
+
+/// Opens the gate once the container is ready, and sees that the pod was not ready before.
+fn gate_opens(look: &Look<'_>) -> Result<(), String> {
+    if look.condition("ContainersReady")["status"] != "True" {
+        return Err("its container is not ready".into());
+    }
+    if look.condition("example.com/open")["status"] != "True" {
+        same(look.is_ready(), false)?;
+        let patch = r#"{"status": {"conditions": [{"type": "example.com/open", "status": "True"}]}}"#;
+        look.kubectl.ok(&["patch", "pod", look.name, "--subresource=status", "-p", patch]);
+        return Err("the gate was opened just now".into());
+    }
+    same(look.is_ready(), true)
+}
+
+fn readiness() -> Vec<Row> {
     let tcp = |port: Value| json!({"tcpSocket": {"port": port}, "periodSeconds": 1});
-    let fragile = |probe: Value| with(probe, json!({"failureThreshold": 1}));
     let exec = json!({"exec": {"command": ["/probe", "exit", "0"]}, "periodSeconds": 1});
-    let gated =
-        with(probed(json!({})), json!({"spec": {"readinessGates": [{"conditionType": "example.com/open"}]}}));
-    let answers = with(
-        always(run(&["sleep", "600000"])),
-        json!({"spec": {"containers": [
-        with(run(&["sleep", "600000"]), json!({"readinessProbe": exec}))]}}),
-    );
+    let gates = json!({"spec": {"readinessGates": [{"conditionType": "example.com/open"}]}});
+    let answers = always(with(run(&["sleep", "600000"]), json!({"readinessProbe": exec})));
     vec![
         row(
             AREA,
@@ -65,6 +77,15 @@ fn probes() -> Vec<Row> {
             probed(json!({"readinessProbe": tcp(json!(81))})),
             Check::Shows(|look| look.told("Readiness probe failed")),
         ),
+        row(AREA, "readiness by `exec`", answers, Check::Shows(ready))
+            .forbidden("Readiness probe errored: a wasm sandbox"),
+        row(AREA, "readiness gates", with(probed(json!({})), gates), Check::Shows(gate_opens)),
+    ]
+}
+
+fn restarts() -> Vec<Row> {
+    let fragile = |probe: Value| with(probe, json!({"failureThreshold": 1}));
+    vec![
         row(
             AREA,
             "liveness that fails restarts",
@@ -89,36 +110,13 @@ fn probes() -> Vec<Row> {
             probed(json!({"startupProbe": fragile(get("/missing"))})),
             Check::Shows(restarted),
         ),
-        row(AREA, "readiness by `exec`", answers, Check::Shows(ready))
-            .forbidden("Readiness probe errored: a wasm sandbox"),
-        row(
-            AREA,
-            "readiness gates",
-            gated,
-            Check::Shows(|look| {
-                if look.condition("ContainersReady")["status"] != "True" {
-                    return Err("its container is not ready".into());
-                }
-                if look.condition("example.com/open")["status"] != "True" {
-                    same(look.is_ready(), false)?;
-                    let patch =
-                        r#"{"status": {"conditions": [{"type": "example.com/open", "status": "True"}]}}"#;
-                    look.kubectl.ok(&["patch", "pod", look.name, "--subresource=status", "-p", patch]);
-                    return Err("the gate was opened just now".into());
-                }
-                same(look.is_ready(), true)
-            }),
-        ),
     ]
 }
 
 fn hooks() -> Vec<Row> {
     let hook = |which: &str, what: Value| probed(json!({"lifecycle": {which: what}}));
     let exec = json!({"exec": {"command": ["/probe", "exit", "0"]}});
-    let after = with(
-        always(run(&["sleep", "600000"])),
-        json!({"spec": {"containers": [with(run(&["sleep", "600000"]), json!({"lifecycle": {"postStart": exec}}))]}}),
-    );
+    let after = always(with(run(&["sleep", "600000"]), json!({"lifecycle": {"postStart": exec}})));
     vec![
         row(
             AREA,

@@ -14,8 +14,11 @@ fn when_ended(look: &Look<'_>) -> Result<(), String> {
 }
 
 pub(crate) fn rows() -> Vec<Row> {
+    [said(), since(), followed()].into_iter().flatten().collect()
+}
+
+fn said() -> Vec<Row> {
     let five = || once(run(&["flood", "5", "1"]));
-    let many = MANY.to_string();
     vec![
         row(AREA, "stdout and stderr", once(run(&["both", "out", "err"])), Check::Lines(&["out", "err"])),
         row(AREA, "a last line without an end", once(run(&["say", "said", ""])), Check::Log("said")),
@@ -48,6 +51,11 @@ pub(crate) fn rows() -> Vec<Row> {
                 same((time.ends_with('Z'), text), (true, "said"))
             }),
         ),
+    ]
+}
+
+fn since() -> Vec<Row> {
+    vec![
         row(
             AREA,
             "`--since`",
@@ -75,6 +83,12 @@ pub(crate) fn rows() -> Vec<Row> {
                 same(look.log(&["--previous"]).as_str(), "said\n")
             }),
         ),
+    ]
+}
+
+fn followed() -> Vec<Row> {
+    let many = MANY.to_string();
+    vec![
         row(
             AREA,
             "`-f` until the end",

@@ -39,13 +39,8 @@ type Identity = (u64, u64);
 impl Chain {
     /// Opens the log where the query begins.
     pub(super) async fn open(path: PathBuf, query: &Query) -> io::Result<Self> {
-        let (tail, since, from) = (query.tail, query.since, query.from);
-        let log = path.clone();
-        let begin = tokio::task::spawn_blocking(move || match from {
-            Some(offset) => at(&log, offset),
-            None => begin(&log, tail, since),
-        });
-        let begin = begin.await;
+        let (log, query) = (path.clone(), query.clone());
+        let begin = tokio::task::spawn_blocking(move || begin(&log, &query)).await;
         let file = begin.map_err(io::Error::other)??;
         let identity = identity(&file)?;
         Ok(Self { path, file: file.into(), identity, follows: None })
@@ -104,19 +99,17 @@ fn after(path: &Path, held: Identity) -> io::Result<Option<File>> {
     Ok(files.into_iter().nth(next).map(|(_, file)| file))
 }
 
-/// The file that is written to, from an offset on.
-fn at(path: &Path, offset: u64) -> io::Result<File> {
-    let mut file = File::open(path)?;
-    file.seek(SeekFrom::Start(offset))?;
-    Ok(file)
-}
-
 /// The file in which to begin, at the place where to begin.
-fn begin(path: &Path, tail: Option<u64>, since: Option<Timestamp>) -> io::Result<File> {
+fn begin(path: &Path, query: &Query) -> io::Result<File> {
     let mut files: Vec<File> = files(path)?.into_iter().map(|(_, file)| file).collect();
     let last = files.len().checked_sub(1).ok_or(io::ErrorKind::NotFound)?;
-    let Some(mut lines) = tail else {
-        let old = |file: &File| since.is_some_and(|since| is_older(file, since));
+    if let Some(offset) = query.from {
+        let mut newest = files.swap_remove(last);
+        newest.seek(SeekFrom::Start(offset))?;
+        return Ok(newest);
+    }
+    let Some(mut lines) = query.tail else {
+        let old = |file: &File| query.since.is_some_and(|since| is_older(file, since));
         let first = files.iter().position(|file| !old(file)).unwrap_or(last);
         return Ok(files.swap_remove(first));
     };
