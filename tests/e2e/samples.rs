@@ -11,8 +11,10 @@ use catamaran_tests::cluster::{Cluster, Demo, binary};
 use catamaran_tests::wait::until;
 use catamaran_tests::{http, images};
 
-/// A sample and what it must do.
-const SAMPLES: [(&str, fn(&Cluster)); 9] = [
+/// A sample's name, and what it must do.
+type Sample = (&'static str, fn(&Cluster));
+
+const SAMPLES: [Sample; 9] = [
     ("rust-function", |cluster| {
         greets(cluster, "rust-function", "hello from rust");
         echoes(cluster.node_port("rust-function"));

@@ -147,27 +147,18 @@ async fn handle(
     if let Some(text) = deprecated.or_else(|| warn::deprecated(resource).map(Into::into)) {
         context.warn(text);
     }
-    let defines = context.stored.group == custom::GROUP && !context.request.verb.reads();
-    let changes_rights = (context.stored.group == rbac::GROUP && !context.request.verb.reads())
-        .then_some(context.stored.plural);
+    let changed = (!context.request.verb.reads()).then_some((context.stored.group, context.stored.plural));
     let watches = context.request.verb == Verb::Watch;
-    let changes_flows = context.stored.group == flow::GROUP && !context.request.verb.reads();
     let answered = if context.request.subresource.is_some() {
         subresource(&context, (&parts.method, &parts.uri), content, upgrade).await
     } else {
         main(context, content).await
     };
-    if let Some(plural) = changes_rights {
-        put_in_force(core, plural).await?;
-    }
-    if defines {
-        core.customs.in_force().await;
+    if let Some(changed) = changed {
+        put_in_force(core, changed).await?;
     }
     let mut response = answered.unwrap_or_else(|status| error::negotiated(&status, media));
     warnings.tell(&mut response);
-    if changes_flows {
-        flow::settle(core).await?;
-    }
     if !watches {
         response = flow::hold(response, seat);
     }
@@ -201,8 +192,20 @@ async fn identify(
     assumed
 }
 
-/// A change of rights that is answered is in force.
-async fn put_in_force(core: &Arc<Core>, plural: &str) -> Result<(), Status> {
+/// A change of what the server itself goes by is in force when it is answered.
+async fn put_in_force(core: &Arc<Core>, (group, plural): (&str, &str)) -> Result<(), Status> {
+    match group {
+        rbac::GROUP => put_rights_in_force(core, plural).await,
+        flow::GROUP => flow::settle(core).await,
+        custom::GROUP => {
+            core.customs.in_force().await;
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn put_rights_in_force(core: &Arc<Core>, plural: &str) -> Result<(), Status> {
     if plural != "clusterroles" {
         core.rbac.in_force().await;
         return Ok(());

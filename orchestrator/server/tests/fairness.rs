@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use catamaran_server::UserInfo;
-use catamaran_store::{Entry, Expect, MemoryStore, Page, Range, Revision, Store, StoreError, Watch};
+use catamaran_store::{Entry, Expect, MemoryStore, Page, Put, Range, Revision, Store, StoreError, Watch};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -39,6 +39,10 @@ impl Store for Slow {
     async fn put(&self, key: &str, value: Bytes, expect: Expect) -> Result<Entry, StoreError> {
         sleep(self.1).await;
         self.0.put(key, value, expect).await
+    }
+    async fn put_all(&self, puts: Vec<Put>) -> Result<Vec<Entry>, StoreError> {
+        sleep(self.1).await;
+        self.0.put_all(puts).await
     }
     async fn delete(&self, key: &str, expect: Expect) -> Result<Entry, StoreError> {
         self.0.delete(key, expect).await
