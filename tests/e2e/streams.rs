@@ -226,7 +226,7 @@ pub(crate) fn requests_are_passed_on() {
             assert!(answer.contains(said), "{name}: {answer}");
         }
     }
-    for name in ["hello", "hello:80", "http:hello:80"] {
+    for name in ["hello:http", "hello:80", "http:hello:80"] {
         let answer = raw(&format!("/api/v1/namespaces/default/services/{name}/proxy/"));
         assert!(answer.contains("hello from a"), "{name}: {answer}");
     }
@@ -239,8 +239,8 @@ pub(crate) fn requests_are_passed_on() {
     BufReader::new(proxy.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let address: SocketAddr = line.trim().rsplit(' ').next().unwrap().parse().unwrap();
     let answers = [
-        "/api/v1/namespaces/default/services/hello/proxy/",
-        "/api/v1/namespaces/default/services/hello/proxy?a=b",
+        "/api/v1/namespaces/default/services/hello:http/proxy/",
+        "/api/v1/namespaces/default/services/hello:http/proxy?a=b",
     ]
     .map(|path| http::get(address, path).map(|answer| answer.status));
     proxy.kill().unwrap();

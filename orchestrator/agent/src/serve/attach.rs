@@ -61,7 +61,7 @@ pub(super) async fn attach(
         attempt,
     };
     upgrade(request, asked.streams, move |version, mut sender, mut receiver| async move {
-        let streams = output.follow(asked.streams, stdin);
+        let streams = output.follow(asked.streams, stdin).await;
         let (place, from, to) = (&place, &mut receiver, &mut sender);
         let session = Session { place, process, receiver: from, sender: to, terminal };
         let end = session.run(streams).await;
@@ -79,29 +79,25 @@ async fn detach(place: &Place, process: Process<'_>) {
 }
 
 impl Output {
-    /// Reads what is asked for from now on.
-    fn follow(&self, wanted: Wanted, stdin: Option<pipe::Sender>) -> Streams {
+    /// Reads what is asked for from now on: where that is, is known before the first input goes in.
+    async fn follow(&self, wanted: Wanted, stdin: Option<pipe::Sender>) -> Streams {
         let (to, output) = mpsc::channel(16);
-        if wanted.stdout || wanted.tty {
-            tokio::spawn(self.clone().copy(Stream::Stdout, STDOUT, to.clone()));
-        }
-        if wanted.stderr {
-            tokio::spawn(self.clone().copy(Stream::Stderr, STDERR, to.clone()));
+        let (stdout, stderr) = ((Stream::Stdout, STDOUT), (Stream::Stderr, STDERR));
+        let asked = [(wanted.stdout || wanted.tty).then_some(stdout), wanted.stderr.then_some(stderr)];
+        for (stream, channel) in asked.into_iter().flatten() {
+            let log = self.log.clone();
+            let from = tokio::task::spawn_blocking(move || logs::offset_of_unfinished(&log, stream)).await;
+            let from = from.ok().and_then(Result::ok).unwrap_or_default();
+            tokio::spawn(self.clone().copy((stream, from), channel, to.clone()));
         }
         let ended = CancellationToken::new();
         last_as_long_as(to, &ended);
         Streams { stdin, output, ended }
     }
 
-    async fn copy(self, stream: Stream, channel: u8, to: mpsc::Sender<(u8, Bytes)>) {
-        let log = self.log.clone();
-        let from = tokio::task::spawn_blocking(move || logs::offset_of_unfinished(&log, stream)).await;
-        let query = logs::Query {
-            follow: true,
-            from: Some(from.ok().and_then(Result::ok).unwrap_or_default()),
-            only: Some(stream),
-            ..logs::Query::default()
-        };
+    async fn copy(self, (stream, from): (Stream, u64), channel: u8, to: mpsc::Sender<(u8, Bytes)>) {
+        let query =
+            logs::Query { follow: true, from: Some(from), only: Some(stream), ..logs::Query::default() };
         let running = || std::future::ready(self.still_runs());
         let (lines, mut from) = mpsc::channel(16);
         let reading = logs::stream(self.log.clone(), query, running, lines);
