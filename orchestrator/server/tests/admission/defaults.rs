@@ -11,6 +11,8 @@ async fn default_classes() {
         json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": {
             "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}})
     };
+    assert_eq!(api.post(CLAIMS, &claim("own")).await.ok()["spec"]["storageClassName"], "local-path");
+    api.delete("/apis/storage.k8s.io/v1/storageclasses/local-path").await.ok();
     assert!(api.post(CLAIMS, &claim("a")).await.ok()["spec"]["storageClassName"].is_null());
     let class = json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "provisioner": "p", "metadata": {
         "name": "fast", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}}});

@@ -26,7 +26,9 @@ async fn stream(cell: &Cell<'_>) -> Outcome {
     let uri = format!("{}/{}?command=x&ports=80", cell.uri(), cell.subresource);
     let status = expect(cell.api.send(method, &uri, &[], Vec::new()).await, 400)?;
     let message = status["message"].as_str().unwrap_or_default();
-    ensure!(message.contains("does not have a host assigned"), "{message}");
+    let expected =
+        if cell.subresource == "log" { "does not have a host assigned" } else { "Upgrade request required" };
+    ensure!(message.contains(expected), "{message}");
     Ok(())
 }
 
