@@ -199,8 +199,7 @@ async fn apply(
             // Whoever comes after a crash in between finds a pod without grace: its node, or another deletion,
             // removes it.
             let marked = store.put(&entry.key, bytes, expect).await?;
-            let deleted = store.delete(&entry.key, Expect::Revision(marked.mod_revision)).await?;
-            Ok(Deleted::Gone(deleted.value, deleted.mod_revision))
+            remove_announced(context, marked).await
         }
         Next::Keep(object) => {
             let bytes = encode::encode(&object);
@@ -209,6 +208,25 @@ async fn apply(
             }
             let kept = store.put(&entry.key, bytes, expect).await?;
             Ok(Deleted::Waits(kept.value, kept.mod_revision))
+        }
+    }
+}
+
+/// Removes an object that was just announced. Its node may write its end meanwhile, or remove it itself.
+async fn remove_announced(context: &Context, marked: Entry) -> Result<Deleted, StoreError> {
+    let mut last = marked;
+    loop {
+        match context.core.store.delete(&last.key, Expect::Revision(last.mod_revision)).await {
+            Ok(deleted) => return Ok(Deleted::Gone(deleted.value, deleted.mod_revision)),
+            Err(StoreError::Conflict { current: Some(newer) })
+                if encode::uid(&newer.value) == encode::uid(&last.value) =>
+            {
+                last = newer;
+            }
+            Err(StoreError::Conflict { .. } | StoreError::NotFound) => {
+                return Ok(Deleted::Gone(last.value, last.mod_revision));
+            }
+            Err(error) => return Err(error),
         }
     }
 }
