@@ -1,3 +1,5 @@
+//! Expressions with what they come to.
+
 use serde_json::json;
 
 use super::ops;
