@@ -5,7 +5,6 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Child;
-use std::time::Duration;
 
 use catamaran_tests::cluster::{Cluster, Demo};
 use catamaran_tests::kubectl::{self, Kubectl};
