@@ -276,6 +276,13 @@ fn workload_rules() {
     let stateful = with(&set, "/spec/podManagementPolicy", json!("OrderedReady"));
     let stateful = with(&stateful, "/spec/updateStrategy", json!({"type": "RollingUpdate"}));
     assert_eq!(created("apps", "statefulsets", &stateful), Vec::<String>::new());
+    let mut claiming = stateful.clone();
+    let mount = json!([{"name": "data", "mountPath": "/data"}]);
+    claiming["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] = mount;
+    assert!(created("apps", "statefulsets", &claiming)[0].contains("volumeMounts[0].name: Not found"));
+    claiming["spec"]["volumeClaimTemplates"] = json!([{"metadata": {"name": "data"}, "spec": {
+        "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}}}]);
+    assert_eq!(created("apps", "statefulsets", &claiming), Vec::<String>::new());
     let renamed = with(&stateful, "/spec/serviceName", json!("x"));
     assert!(
         updated("apps", "statefulsets", &renamed, &stateful)[0]

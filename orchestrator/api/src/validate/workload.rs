@@ -1,6 +1,8 @@
 //! Deployments, ReplicaSets, ReplicationControllers, StatefulSets, DaemonSets, ControllerRevisions.
 
-use serde_json::Value;
+use std::borrow::Cow;
+
+use serde_json::{Value, json};
 
 use super::check::{
     count_or_percent, immutable, is_zero, not_negative, one_of, optional_one_of, percent_of,
@@ -8,7 +10,7 @@ use super::check::{
 };
 use super::{Errors, pod};
 use crate::field_error::{FieldError, Path};
-use crate::fields::{at, integer, map, number, text};
+use crate::fields::{at, integer, list, map, number, text};
 
 const SPEC: Path<'static> = Path::root("spec");
 
@@ -30,7 +32,7 @@ pub(super) fn validate(plural: &str, o: &Value, errors: &mut Errors) {
         _ => return,
     };
     workload_selector(spec, &SPEC, errors, empty);
-    pod::always_template(&spec["template"], &template_path, kind, errors);
+    pod::always_template(&with_claims(spec), &template_path, kind, errors);
     not_negative(spec, "replicas", &SPEC, errors);
     not_negative(spec, "minReadySeconds", &SPEC, errors);
     not_negative(spec, "revisionHistoryLimit", &SPEC, errors);
@@ -40,6 +42,24 @@ pub(super) fn validate(plural: &str, o: &Value, errors: &mut Errors) {
         "daemonsets" => daemon_set(spec, errors),
         _ => {}
     }
+}
+
+/// The template as its pods will have it: the claims of a StatefulSet are volumes of theirs.
+fn with_claims(spec: &Value) -> Cow<'_, Value> {
+    let template = &spec["template"];
+    let claims = list(spec, "volumeClaimTemplates");
+    if claims.is_empty() || !template["spec"].is_object() {
+        return Cow::Borrowed(template);
+    }
+    let mut template = template.clone();
+    let mut volumes = list(&template, "spec.volumes").to_vec();
+    for name in claims.iter().map(|claim| text(claim, "metadata.name")) {
+        if !volumes.iter().any(|volume| volume["name"] == name) {
+            volumes.push(json!({"name": name, "persistentVolumeClaim": {"claimName": name}}));
+        }
+    }
+    template["spec"]["volumes"] = volumes.into();
+    Cow::Owned(template)
 }
 
 fn replication_controller(spec: &Value, errors: &mut Errors) {
