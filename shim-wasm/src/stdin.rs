@@ -1,6 +1,8 @@
 //! A guest's stdin: nothing, or a named pipe that somebody else writes until it is closed.
 
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,6 +17,8 @@ use wasmtime_wasi::cli::{IsTerminal, StdinStream};
 #[derive(Clone)]
 pub(crate) struct GuestInput {
     pipe: Option<Arc<str>>,
+    /// Keeps what is written before the guest asks for it: a pipe that nobody has open forgets.
+    _held: Option<Arc<File>>,
     closed: CancellationToken,
 }
 
@@ -25,7 +29,12 @@ impl GuestInput {
             Stdin::Fifo(path) if !path.is_empty() => Some(Arc::from(path.as_str())),
             _ => None,
         };
-        Self { pipe, closed: CancellationToken::new() }
+        let held = pipe.as_deref().and_then(|path| {
+            let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
+            let opened = File::options().read(true).write(true).custom_flags(flags).open(path);
+            opened.inspect_err(|e| tracing::warn!(pipe = path, error = %e, "open a guest's stdin")).ok()
+        });
+        Self { pipe, _held: held.map(Arc::new), closed: CancellationToken::new() }
     }
 
     /// The guest reads to the end of what is there, then its input ends.
@@ -77,6 +86,50 @@ impl AsyncRead for PipeInput {
             use std::future::Future;
             self.ended = self.closed.as_mut().poll(cx).is_ready();
         }
-        if self.ended { Poll::Ready(Ok(())) } else { Poll::Pending }
+        if self.ended { Poll::Ready(read_rest(&self.pipe, buffer)) } else { Poll::Pending }
+    }
+}
+
+/// What is in the pipe, whether or not the reactor has told of it yet; nothing: the input has ended.
+fn read_rest(pipe: &pipe::Receiver, buffer: &mut ReadBuf<'_>) -> io::Result<()> {
+    match rustix::io::read(pipe, buffer.initialize_unfilled()) {
+        Ok(read) => {
+            buffer.advance(read);
+            Ok(())
+        }
+        Err(rustix::io::Errno::AGAIN) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_written_and_closed_before_the_guest_asks_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("stdin");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &path,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
+        let input = GuestInput::new(&Stdin::Fifo(path.to_str().unwrap().into()));
+        let mut client = File::options().read(true).write(true).open(&path).unwrap();
+        client.write_all(b"one\ntwo\n").unwrap();
+        drop(client);
+        input.close();
+        let mut stream = Box::into_pin(input.async_stream());
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "one\ntwo\n");
     }
 }
